@@ -1,0 +1,3 @@
+//! controller-kubectl
+
+fn main() {}

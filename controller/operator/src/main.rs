@@ -1,0 +1,3 @@
+//! controller-operator
+
+fn main() {}

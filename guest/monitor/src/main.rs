@@ -1,0 +1,3 @@
+//! guest-monitor
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! host-runner
+
+fn main() {}

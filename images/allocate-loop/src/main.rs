@@ -1,0 +1,3 @@
+//! images-allocate-loop
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! scheduler-extender
+
+fn main() {}
