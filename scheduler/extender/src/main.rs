@@ -1,3 +1,84 @@
-//! scheduler-extender
+//! `autoscale-scheduler`: the extender beside a stock kube-scheduler, and the one who permits growth.
+//!
+//! `autoscale-scheduler` runs it; `autoscale-scheduler dump` prints the books of the one that runs here.
 
-fn main() {}
+mod admin;
+mod auth;
+mod config;
+mod convert;
+mod core;
+mod effects;
+mod error;
+mod files;
+mod http;
+mod lease;
+mod metrics;
+mod plain;
+mod quantity;
+mod routes;
+mod run;
+mod sign;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod watch;
+
+use std::pin::pin;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Args, Config, Subcommand};
+
+/// Exit code of a wrong configuration: EX_USAGE.
+const EX_USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(err) => {
+            let _ = err.print();
+            return if err.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    if let Some(Subcommand::Dump) = args.command {
+        return admin::print_dump(&args.admin_socket);
+    }
+    telemetry();
+    let config = match Config::try_from(args) {
+        Ok(config) => config,
+        Err(problems) => {
+            tracing::error!(%problems, "wrong configuration");
+            return ExitCode::from(EX_USAGE);
+        }
+    };
+    match serve(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            tracing::error!(error = format!("{err:#}"), "ended");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn telemetry() {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+#[tokio::main]
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let shutdown = CancellationToken::new();
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut running = pin!(run::run(config, shutdown.clone()));
+    tokio::select! {
+        result = &mut running => return result,
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    shutdown.cancel();
+    running.await
+}

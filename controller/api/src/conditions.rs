@@ -1,0 +1,95 @@
+//! Conditions in a status: set in place, with a transition time that moves only when the status does.
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+
+/// The VM serves.
+pub const AVAILABLE: &str = "Available";
+/// Something is wrong that the system does not repair at once.
+pub const DEGRADED: &str = "Degraded";
+/// Whether the VM has the size that its spec asks for; the reason says what it waits for.
+pub const RESIZED: &str = "Resized";
+/// Reason that the reference gives for everything.
+pub const RECONCILING: &str = "Reconciling";
+
+/// Status of a condition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConditionStatus {
+    /// It holds.
+    True,
+    /// It does not hold.
+    False,
+    /// Nobody knows yet.
+    Unknown,
+}
+
+impl ConditionStatus {
+    /// As in the object.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+/// What a condition should be.
+#[derive(Clone, Copy, Debug)]
+pub struct NewCondition<'a> {
+    /// For example [`AVAILABLE`].
+    pub kind: &'a str,
+    /// Whether it holds.
+    pub status: ConditionStatus,
+    /// One word for programs.
+    pub reason: &'a str,
+    /// A sentence for people.
+    pub message: &'a str,
+    /// `metadata.generation` that this was concluded from.
+    pub observed_generation: Option<i64>,
+}
+
+/// Sets one condition and says whether anything changed; if nothing did, nothing need be written.
+pub fn set(conditions: &mut Vec<Condition>, new: NewCondition<'_>, now: Timestamp) -> bool {
+    let NewCondition { kind, status, reason, message, observed_generation } = new;
+    let old = conditions.iter_mut().find(|condition| condition.type_ == kind);
+    let moved = old.as_ref().is_none_or(|old| old.status != status.as_str());
+    let last_transition_time = match &old {
+        Some(old) if !moved => old.last_transition_time.clone(),
+        _ => Time(now),
+    };
+    let condition = Condition {
+        last_transition_time,
+        message: message.to_owned(),
+        observed_generation,
+        reason: reason.to_owned(),
+        status: status.as_str().to_owned(),
+        type_: kind.to_owned(),
+    };
+    match old {
+        Some(old) if *old == condition => return false,
+        Some(old) => *old = condition,
+        None => conditions.push(condition),
+    }
+    true
+}
+
+/// Removes a condition and says whether it was there.
+pub fn clear(conditions: &mut Vec<Condition>, kind: &str) -> bool {
+    let before = conditions.len();
+    conditions.retain(|condition| condition.type_ != kind);
+    conditions.len() != before
+}
+
+/// The condition of this type.
+#[must_use]
+pub fn find<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {
+    conditions.iter().find(|condition| condition.type_ == kind)
+}
+
+/// Whether a condition is there and holds.
+#[must_use]
+pub fn holds(conditions: &[Condition], kind: &str) -> bool {
+    find(conditions, kind).is_some_and(|condition| condition.status == "True")
+}

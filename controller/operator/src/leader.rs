@@ -1,0 +1,292 @@
+//! Leadership through a Lease. Its count of transitions is the epoch of all orders, so that the runners refuse
+//! the orders of a deposed leader.
+//!
+//! Every process is a new candidate, a restarted one too: each term has an epoch of its own. A leader that
+//! could not renew by its deadline (on its own monotonic clock) stops acting; another one takes over only after
+//! the longer lease duration, seen on *its* own clock.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use kube::Client;
+use kube::api::{Api, ObjectMeta, PostParams};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Leadership;
+
+/// The name that the reference uses, too: so the two never act at the same time.
+pub(crate) const LEASE_NAME: &str = "a3b22509.neon.tech";
+
+/// What can go wrong.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LeaderError {
+    #[error("the leadership was not renewed within {deadline:?}")]
+    Lost { deadline: Duration },
+    #[error("another process became the leader: {holder}")]
+    Deposed { holder: String },
+}
+
+/// A candidate, later the leader.
+pub(crate) struct Leader {
+    api: Api<Lease>,
+    namespace: String,
+    identity: String,
+    settings: Leadership,
+}
+
+/// What a candidate may do about the Lease it sees.
+#[derive(Debug, PartialEq, Eq)]
+enum Claim {
+    /// There is none: make it.
+    Create,
+    /// Take it over.
+    Take,
+    /// Somebody else holds it.
+    Wait,
+}
+
+/// The Lease as it was when it last changed, and when that was seen.
+struct Seen {
+    version: Option<String>,
+    since: Instant,
+}
+
+impl Leader {
+    pub(crate) fn new(
+        client: Client,
+        namespace: &str,
+        identity: String,
+        settings: Leadership,
+    ) -> Self {
+        Self {
+            api: Api::namespaced(client, namespace),
+            namespace: namespace.to_owned(),
+            identity,
+            settings,
+        }
+    }
+
+    /// Waits for the leadership and returns its epoch; `None` if `shutdown` comes first.
+    pub(crate) async fn acquire(&self, shutdown: &CancellationToken) -> Option<u64> {
+        let mut seen = Seen { version: None, since: Instant::now() };
+        loop {
+            let attempt =
+                tokio::time::timeout(self.settings.renew_deadline, self.attempt(&mut seen));
+            match attempt.await {
+                Ok(Ok(Some(epoch))) => return Some(epoch),
+                Ok(Ok(None)) => {}
+                Err(_) => tracing::warn!("leadership not acquired: no answer in time"),
+                Ok(Err(err)) => tracing::warn!(error = %err, "leadership not acquired"),
+            }
+            tokio::select! {
+                () = tokio::time::sleep(self.settings.retry) => {}
+                () = shutdown.cancelled() => return None,
+            }
+        }
+    }
+
+    async fn attempt(&self, seen: &mut Seen) -> Result<Option<u64>, kube::Error> {
+        let lease = self.api.get_opt(LEASE_NAME).await?;
+        let version = lease.as_ref().and_then(|lease| lease.metadata.resource_version.clone());
+        if version != seen.version {
+            *seen = Seen { version, since: Instant::now() };
+        }
+        let spec = lease.as_ref().and_then(|lease| lease.spec.as_ref());
+        let epoch = next_epoch(spec);
+        let params = PostParams::default();
+        let written = match claim(lease.as_ref(), seen.since.elapsed(), &self.settings) {
+            Claim::Wait => return Ok(None),
+            Claim::Create => self.api.create(&params, &self.lease(epoch, None)).await,
+            Claim::Take => {
+                let version = seen.version.clone();
+                self.api.replace(LEASE_NAME, &params, &self.lease(epoch, version)).await
+            }
+        };
+        match written {
+            Ok(_) => Ok(Some(epoch)),
+            // Another candidate was faster.
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
+            Err(err) => Err(err),
+        }
+    }
+
+    /// Renews until `shutdown`, then gives the leadership back. An error means that it is lost: nothing may be
+    /// done any more.
+    pub(crate) async fn keep(
+        &self,
+        epoch: u64,
+        shutdown: &CancellationToken,
+    ) -> Result<(), LeaderError> {
+        let mut renewed = Instant::now();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(self.settings.retry) => {}
+                () = shutdown.cancelled() => {
+                    self.release(epoch).await;
+                    return Ok(());
+                }
+            }
+            let begun = Instant::now();
+            let left = self.settings.renew_deadline.saturating_sub(renewed.elapsed());
+            match tokio::time::timeout(left, self.renew(epoch)).await {
+                Ok(Ok(None)) => renewed = begun,
+                Ok(Ok(Some(holder))) => return Err(LeaderError::Deposed { holder }),
+                Ok(Err(err)) => tracing::warn!(error = %err, "leadership not renewed"),
+                Err(_) => {}
+            }
+            if renewed.elapsed() >= self.settings.renew_deadline {
+                return Err(LeaderError::Lost { deadline: self.settings.renew_deadline });
+            }
+        }
+    }
+
+    /// `Some(holder)`: somebody else is the leader now.
+    async fn renew(&self, epoch: u64) -> Result<Option<String>, kube::Error> {
+        let lease = self.api.get_opt(LEASE_NAME).await?;
+        let holder = lease.as_ref().and_then(|lease| lease.spec.as_ref()?.holder_identity.clone());
+        let params = PostParams::default();
+        let Some(lease) = lease else {
+            self.api.create(&params, &self.lease(epoch, None)).await?;
+            return Ok(None);
+        };
+        if holder.as_deref() != Some(&self.identity) {
+            return Ok(Some(holder.unwrap_or_default()));
+        }
+        let renewed = self.lease(epoch, lease.metadata.resource_version);
+        self.api.replace(LEASE_NAME, &params, &renewed).await?;
+        Ok(None)
+    }
+
+    async fn release(&self, epoch: u64) {
+        let give_back = async {
+            let Some(lease) = self.api.get_opt(LEASE_NAME).await? else { return Ok(()) };
+            if lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_ref())
+                != Some(&self.identity)
+            {
+                return Ok(());
+            }
+            let mut free = self.lease(epoch, lease.metadata.resource_version);
+            if let Some(spec) = &mut free.spec {
+                spec.holder_identity = None;
+            }
+            self.api.replace(LEASE_NAME, &PostParams::default(), &free).await.map(|_| ())
+        };
+        match tokio::time::timeout(Duration::from_secs(2), give_back).await {
+            Ok(Ok(())) => {}
+            Ok(Err(err)) => {
+                let err: kube::Error = err;
+                tracing::warn!(error = %err, "leadership not given back");
+            }
+            Err(_) => tracing::warn!("leadership not given back in time"),
+        }
+    }
+
+    fn lease(&self, epoch: u64, version: Option<String>) -> Lease {
+        let now = MicroTime(Timestamp::now());
+        Lease {
+            metadata: ObjectMeta {
+                name: Some(LEASE_NAME.to_owned()),
+                namespace: Some(self.namespace.clone()),
+                resource_version: version,
+                ..ObjectMeta::default()
+            },
+            spec: Some(LeaseSpec {
+                holder_identity: Some(self.identity.clone()),
+                lease_duration_seconds: i32::try_from(self.settings.lease.as_secs().max(1)).ok(),
+                lease_transitions: i32::try_from(epoch).ok(),
+                acquire_time: Some(now.clone()),
+                renew_time: Some(now),
+                ..LeaseSpec::default()
+            }),
+        }
+    }
+}
+
+fn next_epoch(spec: Option<&LeaseSpec>) -> u64 {
+    let last = spec.and_then(|spec| spec.lease_transitions).unwrap_or(0);
+    u64::try_from(last).unwrap_or(0) + 1
+}
+
+/// What may be done about a Lease that has not changed for `unchanged`.
+fn claim(lease: Option<&Lease>, unchanged: Duration, settings: &Leadership) -> Claim {
+    let Some(lease) = lease else { return Claim::Create };
+    let spec = lease.spec.as_ref();
+    let held = spec
+        .and_then(|spec| spec.holder_identity.as_ref())
+        .is_some_and(|holder| !holder.is_empty());
+    let seconds =
+        spec.and_then(|spec| spec.lease_duration_seconds).and_then(|it| u64::try_from(it).ok());
+    let lease_time = seconds.map_or(settings.lease, Duration::from_secs);
+    if !held || !settings.wait || unchanged > lease_time { Claim::Take } else { Claim::Wait }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(wait: bool) -> Leadership {
+        Leadership {
+            wait,
+            lease: Duration::from_secs(15),
+            renew_deadline: Duration::from_secs(10),
+            retry: Duration::from_secs(2),
+        }
+    }
+
+    fn lease(holder: Option<&str>) -> Lease {
+        Lease {
+            spec: Some(LeaseSpec {
+                holder_identity: holder.map(str::to_owned),
+                lease_duration_seconds: Some(20),
+                lease_transitions: Some(7),
+                ..LeaseSpec::default()
+            }),
+            ..Lease::default()
+        }
+    }
+
+    #[test]
+    fn a_lease_is_taken_only_when_it_is_free_or_was_silent_for_its_own_duration() {
+        let claim = |lease: Option<&Lease>, seconds, wait| {
+            super::claim(lease, Duration::from_secs(seconds), &settings(wait))
+        };
+        let (held, free) = (lease(Some("other")), lease(None));
+        assert_eq!(claim(None, 0, true), Claim::Create);
+        assert_eq!(claim(Some(&free), 0, true), Claim::Take);
+        assert_eq!(claim(Some(&lease(Some(""))), 0, true), Claim::Take);
+        assert_eq!(claim(Some(&held), 20, true), Claim::Wait);
+        assert_eq!(claim(Some(&held), 21, true), Claim::Take);
+        assert_eq!(claim(Some(&held), 0, false), Claim::Take);
+    }
+
+    #[test]
+    fn every_term_has_an_epoch_of_its_own() {
+        assert_eq!(next_epoch(None), 1);
+        assert_eq!(next_epoch(lease(Some("other")).spec.as_ref()), 8);
+        assert_eq!(
+            next_epoch(Some(&LeaseSpec { lease_transitions: Some(-5), ..LeaseSpec::default() })),
+            1
+        );
+    }
+
+    #[tokio::test]
+    async fn a_deposed_leader_learns_it_and_a_stopped_one_gives_back() {
+        let server = crate::fake::ApiServer::default();
+        let fast = |wait| Leadership { wait, retry: Duration::from_millis(5), ..settings(wait) };
+        let candidate =
+            |name: &str, wait| Leader::new(server.client(), "ns", name.into(), fast(wait));
+        let (one, two) = (candidate("one", true), candidate("two", false));
+        let stop = CancellationToken::new();
+        assert_eq!(one.acquire(&stop).await, Some(1));
+        assert_eq!(two.acquire(&stop).await, Some(2), "without waiting it is taken");
+        let lost = one.keep(1, &stop).await;
+        assert!(matches!(lost, Err(LeaderError::Deposed { holder }) if holder == "two"));
+        stop.cancel();
+        two.keep(2, &stop).await.unwrap();
+        let waiting = candidate("three", true);
+        assert_eq!(waiting.acquire(&CancellationToken::new()).await, Some(3), "it was given back");
+        assert_eq!(candidate("four", true).acquire(&stop).await, None, "stopped while waiting");
+    }
+}

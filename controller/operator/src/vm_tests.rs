@@ -1,0 +1,210 @@
+//! The task of one VM against the fake API server.
+
+use std::time::Instant;
+
+use clap::Parser as _;
+use kube::runtime::events::{Recorder, Reporter};
+use prometheus_client::registry::Registry;
+use serde_json::{Value, json};
+use tokio::sync::{Mutex, Semaphore};
+use tokio_util::task::TaskTracker;
+
+use super::*;
+use crate::certs::Certs;
+use crate::config::{Args, Config};
+use crate::fake::ApiServer;
+use crate::metrics::Metrics;
+
+const VM: &str = "/apis/vm.neon.tech/v1/namespaces/default/virtualmachines/vm";
+const PODS: &str = "/api/v1/namespaces/default/pods/";
+const DEADLINE: Duration = Duration::from_secs(20);
+
+struct World {
+    server: ApiServer,
+    context: Arc<Context>,
+    shutdown: CancellationToken,
+}
+
+impl World {
+    async fn new() -> Self {
+        let server = ApiServer::default();
+        let args = Args::try_parse_from(["vm-controller", "--runner-image=runner"]).unwrap();
+        let mut registry = Registry::default();
+        let client = server.client();
+        let certs = Certs::establish(client.clone(), "neonvm-system".into()).await.unwrap();
+        let reporter = Reporter { controller: "test".into(), instance: None };
+        let context = Arc::new(Context {
+            recorder: Recorder::new(client.clone(), reporter),
+            client,
+            config: Config::try_from(args).unwrap(),
+            certs,
+            metrics: Metrics::register(&mut registry),
+            tasks: TaskTracker::new(),
+            epoch: 1,
+            calls: Semaphore::new(4),
+            kvm: Mutex::new(None),
+        });
+        server.put(
+            VM,
+            json!({
+                "apiVersion": "vm.neon.tech/v1", "kind": "VirtualMachine",
+                "metadata": {"name": "vm", "namespace": "default", "uid": "vm-uid"},
+                "spec": {"guest": {
+                    "cpus": {"min": 1, "max": 2, "use": 1},
+                    "memorySlots": {"min": 1, "max": 2, "use": 1},
+                    "rootDisk": {"image": "image"},
+                }},
+            }),
+        );
+        Self { server, context, shutdown: CancellationToken::new() }
+    }
+
+    /// What the watches would show.
+    fn snapshot(&self) -> Snapshot {
+        let objects = self.server.objects();
+        let vm = objects.get(VM).map(|vm| Arc::new(serde_json::from_value(vm.clone()).unwrap()));
+        let pods = objects.iter().filter_map(|(path, pod)| {
+            let name = path.strip_prefix(PODS)?;
+            Some((name.to_owned(), Arc::new(serde_json::from_value(pod.clone()).unwrap())))
+        });
+        Snapshot { vm, pods: pods.collect() }
+    }
+
+    fn start(&self) -> watch::Sender<Snapshot> {
+        let (tell, snapshots) = watch::channel(self.snapshot());
+        let drive =
+            drive(Arc::clone(&self.context), "vm-uid".into(), snapshots, self.shutdown.clone());
+        self.context.tasks.spawn(drive);
+        tell
+    }
+
+    /// Waits until the objects are so; the watches show every change meanwhile.
+    async fn until(&self, tell: &watch::Sender<Snapshot>, what: &str, so: impl Fn(&Self) -> bool) {
+        let begun = Instant::now();
+        while !so(self) {
+            assert!(
+                begun.elapsed() < DEADLINE,
+                "{what}: not so; writes: {:#?}",
+                self.server.writes()
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            tell.send_replace(self.snapshot());
+        }
+    }
+
+    fn status(&self) -> Value {
+        self.server.objects()[VM]["status"].clone()
+    }
+
+    fn pods(&self) -> Vec<String> {
+        self.snapshot().pods.into_keys().collect()
+    }
+
+    fn set_pod_status(&self, name: &str, status: &Value) {
+        let path = format!("{PODS}{name}");
+        let mut pod = self.server.objects()[&path].clone();
+        pod["status"] = status.clone();
+        self.server.put(&path, pod);
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.context.tasks.close();
+        tokio::time::timeout(DEADLINE, self.context.tasks.wait()).await.unwrap();
+    }
+}
+
+fn running() -> Value {
+    json!({
+        "phase": "Running", "podIP": "127.0.0.1",
+        "containerStatuses": [{
+            "name": "neonvm-runner", "ready": true, "image": "", "imageID": "", "restartCount": 0,
+        }],
+    })
+}
+
+#[tokio::test]
+async fn the_name_is_stored_then_the_certificate_made_then_the_pod() {
+    let world = World::new().await;
+    let tell = world.start();
+    world.until(&tell, "a pod", |world| !world.pods().is_empty()).await;
+    let pod = world.pods().remove(0);
+    assert_eq!(world.status()["podName"], json!(pod));
+    assert_eq!(world.status()["phase"], "Pending");
+    let writes = world.server.writes();
+    let place = |write: &str| writes.iter().position(|it| it == write).expect(write);
+    let status = place(&format!("PATCH {VM}/status"));
+    let certificate = place("POST /api/v1/namespaces/default/secrets");
+    let created = place("POST /api/v1/namespaces/default/pods");
+    assert!(status < certificate && certificate < created, "{writes:#?}");
+    world
+        .until(&tell, "the default mode", |world| {
+            world.server.objects()[VM]["spec"]["cpuScalingMode"] == "QmpScaling"
+        })
+        .await;
+    world.set_pod_status(&pod, &running());
+    world.until(&tell, "Running", |world| world.status()["phase"] == "Running").await;
+    assert_eq!(world.status()["podIP"], "127.0.0.1");
+    assert_eq!(world.pods(), [pod]);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_the_watch_does_not_show_yet_is_not_replaced() {
+    let world = World::new().await;
+    let tell = world.start();
+    let mut blind = world.snapshot();
+    world.until(&tell, "a pod", |world| !world.pods().is_empty()).await;
+    let pods = world.pods();
+    for round in 0..20 {
+        // A watch that lags behind for ever.
+        blind.vm = world.snapshot().vm;
+        assert!(blind.pods.is_empty());
+        tell.send_replace(blind.clone());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        assert_eq!(world.pods(), pods, "round {round}");
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_vanished_pod_is_replaced_and_counted_and_a_failed_one_is_deleted_with_its_certificate() {
+    let world = World::new().await;
+    let tell = world.start();
+    world.until(&tell, "a pod", |world| !world.pods().is_empty()).await;
+    let first = world.pods().remove(0);
+    world.set_pod_status(&first, &running());
+    world.until(&tell, "Running", |world| world.status()["phase"] == "Running").await;
+    world.server.remove(&format!("{PODS}{first}"));
+    world.until(&tell, "another pod", |world| world.pods().iter().any(|pod| *pod != first)).await;
+    assert_eq!(world.status()["restartCount"], 1);
+    let second = world.pods().remove(0);
+    world.set_pod_status(&second, &running());
+    world.until(&tell, "Running again", |world| world.status()["phase"] == "Running").await;
+    world.set_pod_status(&second, &json!({"phase": "Failed"}));
+    world
+        .until(&tell, "a third pod alone", |world| {
+            world.pods().len() == 1
+                && world.pods()[0] != second
+                && world.status()["restartCount"] == 2
+        })
+        .await;
+    world
+        .until(&tell, "the certificate of the last pod alone", |world| {
+            let objects = world.server.objects();
+            let secrets = objects.keys().filter(|path| path.contains("/default/secrets/"));
+            secrets.count() == 1
+        })
+        .await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn the_task_ends_when_the_vm_is_gone() {
+    let world = World::new().await;
+    let tell = world.start();
+    world.until(&tell, "a pod", |world| !world.pods().is_empty()).await;
+    tell.send_replace(Snapshot::default());
+    world.context.tasks.close();
+    tokio::time::timeout(DEADLINE, world.context.tasks.wait()).await.unwrap();
+}

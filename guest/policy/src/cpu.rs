@@ -1,0 +1,225 @@
+//! How much CPU is needed.
+//!
+//! Not the load average: it counts what waits for disks and is minutes late. Use is measured over a
+//! short and a longer window. A workload at its limit shows only the limit, so there the demand is
+//! found by growing: by half, or by as much as the run queue shows, at most fourfold.
+
+use std::time::Duration;
+
+use guest_units::{MilliCpu, Moment};
+
+use crate::reading::CpuReading;
+use crate::window::{Window, per_second, permille};
+
+const SHORT: Duration = Duration::from_millis(250);
+const LONG: Duration = Duration::from_secs(4);
+/// Weight of the run queue's average.
+const QUEUE_MEMORY: Duration = Duration::from_millis(250);
+/// At the limit when so much of the periods were throttled.
+const THROTTLED_PERMILLE: u16 = 100;
+/// At the limit when some thread waits so much of the time, and most of the capacity is used.
+const PRESSURE_PERMILLE: u16 = 300;
+/// The most that is asked for in one step, as a multiple of what there is.
+const LEAP: u32 = 4;
+
+/// What is known of the CPU.
+#[derive(Debug, Clone)]
+pub(crate) struct Cpu {
+    short: Window<CpuReading>,
+    long: Window<CpuReading>,
+    last: Option<(Moment, CpuReading)>,
+    queue_milli: u64,
+    view: CpuView,
+    saturated_since: Option<Moment>,
+}
+
+/// What follows from the readings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct CpuView {
+    pub(crate) use_short: MilliCpu,
+    pub(crate) use_long: MilliCpu,
+    pub(crate) capacity: MilliCpu,
+    pub(crate) runnable: u32,
+    pub(crate) pressure_permille: u16,
+    pub(crate) throttled_permille: u16,
+    pub(crate) saturated: bool,
+    pub(crate) demand: MilliCpu,
+}
+
+impl Cpu {
+    pub(crate) fn new() -> Self {
+        Self {
+            short: Window::new(24, Duration::from_millis(20)),
+            long: Window::new(24, Duration::from_millis(250)),
+            last: None,
+            queue_milli: 0,
+            view: CpuView::default(),
+            saturated_since: None,
+        }
+    }
+
+    pub(crate) fn view(&self) -> &CpuView {
+        &self.view
+    }
+
+    /// How long it has been at its limit.
+    pub(crate) fn saturated_for(&self, now: Moment) -> Option<Duration> {
+        self.saturated_since.map(|since| now.since(since))
+    }
+
+    pub(crate) fn read(&mut self, reading: CpuReading, now: Moment) {
+        self.forget_if_reset(&reading);
+        self.average_queue(reading.runnable, now);
+        self.view = self.judge(&reading, now);
+        self.saturated_since =
+            if self.view.saturated { self.saturated_since.or(Some(now)) } else { None };
+        self.short.push(now, reading);
+        self.long.push(now, reading);
+        self.last = Some((now, reading));
+    }
+
+    /// The cgroup was made anew, or appeared: its counters have nothing to do with the old ones.
+    fn forget_if_reset(&mut self, reading: &CpuReading) {
+        let reset = self.last.is_some_and(|(_, last)| {
+            last.workload_usec.is_some() != reading.workload_usec.is_some()
+                || last.workload_usec > reading.workload_usec
+                || last.system_usec > reading.system_usec
+                || last.periods > reading.periods
+        });
+        if reset {
+            self.short.clear();
+            self.long.clear();
+        }
+    }
+
+    fn average_queue(&mut self, runnable: u32, now: Moment) {
+        let passed = self.last.map_or(Duration::MAX, |(at, _)| now.since(at)).min(QUEUE_MEMORY * 4);
+        let (passed, memory) = (passed.as_micros(), QUEUE_MEMORY.as_micros());
+        let fresh = u128::from(runnable) * 1000 * passed;
+        let mixed = (u128::from(self.queue_milli) * memory + fresh) / (passed + memory);
+        self.queue_milli = u64::try_from(mixed).unwrap_or(u64::MAX);
+    }
+
+    fn judge(&self, reading: &CpuReading, now: Moment) -> CpuView {
+        let (mut use_short, mut pressure, mut throttled) = (MilliCpu::ZERO, 0, 0);
+        if let Some((span, then)) = self.short.before(now, SHORT) {
+            use_short = used(&then, reading, span);
+            pressure = permille(reading.pressure_usec.saturating_sub(then.pressure_usec), span);
+            throttled = throttled_permille(&then, reading);
+        }
+        let use_long = self
+            .long
+            .before(now, LONG)
+            .map_or(use_short, |(span, then)| used(&then, reading, span));
+        let capacity = reading.capacity();
+        let saturated = capacity > MilliCpu::ZERO
+            && (throttled >= THROTTLED_PERMILLE
+                || use_short >= capacity.times_up(9, 10)
+                || (pressure >= PRESSURE_PERMILLE && use_short >= capacity.times_up(6, 10)));
+        let needed = use_short.max(use_long);
+        let demand = if saturated { needed.max(self.grown(capacity)) } else { needed };
+        CpuView {
+            use_short,
+            use_long,
+            capacity,
+            runnable: reading.runnable,
+            pressure_permille: pressure,
+            throttled_permille: throttled,
+            saturated,
+            demand,
+        }
+    }
+
+    fn grown(&self, capacity: MilliCpu) -> MilliCpu {
+        let queue = MilliCpu(u32::try_from(self.queue_milli).unwrap_or(u32::MAX));
+        capacity.times_up(3, 2).max(queue.min(capacity.saturating_mul(LEAP)))
+    }
+}
+
+/// The workload's use; the system's where that is more, since a VM's CPU serves both.
+fn used(then: &CpuReading, now: &CpuReading, span: Duration) -> MilliCpu {
+    let system = now.system_usec.saturating_sub(then.system_usec);
+    let workload = match (then.workload_usec, now.workload_usec) {
+        (Some(then), Some(now)) => now.saturating_sub(then),
+        _ => 0,
+    };
+    let milli = per_second(system.max(workload), span) / 1000;
+    MilliCpu(u32::try_from(milli).unwrap_or(u32::MAX))
+}
+
+fn throttled_permille(then: &CpuReading, now: &CpuReading) -> u16 {
+    let periods = now.periods.saturating_sub(then.periods);
+    let throttled = now.throttled.saturating_sub(then.throttled).min(periods);
+    // One period says nothing: a burst at its end is not a limit.
+    if periods < 2 {
+        return 0;
+    }
+    u16::try_from(u128::from(throttled) * 1000 / u128::from(periods)).unwrap_or(1000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 3 s of a workload that uses `use_milli` of `quota_milli`, read every 50 ms.
+    fn run(use_milli: u64, quota_milli: u32, online: u32, runnable: u32, throttled: bool) -> Cpu {
+        let mut cpu = Cpu::new();
+        for step in 0..60u64 {
+            let reading = CpuReading {
+                workload_usec: Some(step * use_milli * 50),
+                system_usec: step * use_milli * 50,
+                runnable,
+                periods: step * 2,
+                throttled: if throttled { step * 2 } else { 0 },
+                pressure_usec: 0,
+                quota: Some(MilliCpu(quota_milli)),
+                online,
+            };
+            cpu.read(reading, Moment::from_millis(step * 50));
+        }
+        cpu
+    }
+
+    #[test]
+    fn an_unlimited_workload_needs_what_it_uses() {
+        let view = *run(300, 1000, 1, 1, false).view();
+        assert_eq!((view.demand, view.saturated), (MilliCpu(300), false));
+        assert_eq!(run(0, 1000, 1, 0, false).view().demand, MilliCpu::ZERO);
+    }
+
+    #[test]
+    fn a_workload_at_its_limit_needs_more_than_it_has() {
+        let cpu = run(240, 250, 1, 1, true);
+        assert!(cpu.view().saturated);
+        assert_eq!(cpu.view().throttled_permille, 1000);
+        assert!(cpu.view().demand >= MilliCpu(375), "{:?}", cpu.view());
+        assert!(cpu.saturated_for(Moment::from_millis(3000)).is_some());
+    }
+
+    #[test]
+    fn the_run_queue_shows_how_much_more_up_to_a_leap() {
+        let view = *run(1000, 1000, 1, 3, false).view();
+        assert!(view.demand > MilliCpu(2500) && view.demand <= MilliCpu(3000), "{view:?}");
+        let view = *run(1000, 1000, 1, 50, false).view();
+        assert_eq!(view.demand, MilliCpu(4000));
+    }
+
+    #[test]
+    fn a_long_run_queue_alone_is_no_demand() {
+        let view = *run(100, 1000, 1, 20, false).view();
+        assert_eq!(view.demand, MilliCpu(100));
+    }
+
+    #[test]
+    fn a_new_cgroup_does_not_look_like_a_burst() {
+        let mut cpu = run(300, 1000, 1, 1, false);
+        let fresh = CpuReading {
+            workload_usec: Some(5),
+            system_usec: u64::MAX / 2,
+            online: 1,
+            ..CpuReading::default()
+        };
+        cpu.read(fresh, Moment::from_millis(3050));
+        assert_eq!(cpu.view().demand, MilliCpu::ZERO);
+    }
+}

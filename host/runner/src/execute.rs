@@ -1,0 +1,299 @@
+//! Carries orders out: a typed order in, steps at QEMU and in the guest, an outcome.
+//!
+//! ```text
+//! order -> gate: stale? -> lane of its resource (one at a time) -> steps -> look at QEMU -> outcome
+//!                                     ^ a newer order makes the running one stop at its next look
+//! ```
+//!
+//! - **The one choke point:** QEMU's `requested-size` is never lowered without the guest's consent given
+//!   immediately before; virtio-mem does not refuse, the guest's OOM killer would answer.
+//! - What is plugged is what QEMU shows after the steps, never what was asked.
+//! - Every order ends within [`ORDER_DEADLINE`].
+
+mod cpu;
+mod gate;
+mod memory;
+#[cfg(test)]
+mod tests;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use controller_qmp::{Client, Command, QmpError, QomGet, QueryCpus, SystemPowerdown};
+use guest_units::{Bytes, MilliCpu};
+use host_protocol::{
+    CpuScaling, Generation, ORDER_DEADLINE, Order, OrderResult, Outcome, Plugged, Resource,
+    RunnerSpec, VmState, What,
+};
+use tokio::time::{Instant, timeout_at};
+
+use self::gate::Gate;
+use crate::cmdline::{Accel, Cpus, MEMORY_DEVICE};
+use crate::guest::{Guest, GuestError};
+use crate::metrics::{Metrics, OrderLabels};
+use crate::state::State;
+
+/// Steps end this long before the order's deadline, so that the answer still arrives in time.
+const ANSWER_TIME: Duration = Duration::from_millis(500);
+/// One command of QEMU's monitor takes a few milliseconds.
+const COMMAND_LIMIT: Duration = Duration::from_secs(2);
+
+/// Why a step failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StepError {
+    #[error("talk to QEMU")]
+    Qmp {
+        #[from]
+        source: QmpError,
+    },
+    #[error(transparent)]
+    Guest {
+        #[from]
+        source: GuestError,
+    },
+    #[error("QEMU's {property} is not a number of bytes")]
+    NotBytes { property: &'static str },
+}
+
+/// What does not change while the VM runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Layout {
+    pub(crate) spec: RunnerSpec,
+    pub(crate) accel: Accel,
+    pub(crate) cpus: Cpus,
+}
+
+/// What is known about the VM's CPUs.
+#[derive(Debug)]
+struct CpuFacts {
+    /// The quota that the keeper confirmed last.
+    quota: Option<MilliCpu>,
+    /// The newest order that got its turn and made sense.
+    ordered: Option<(Generation, MilliCpu)>,
+    /// Under emulation QEMU aborts when more vCPUs were ever created than it has places.
+    additions_left: Option<u32>,
+}
+
+/// Carries orders out, one per resource at a time.
+pub(crate) struct Executor<G> {
+    layout: Layout,
+    qmp: Client,
+    guest: G,
+    state: State,
+    metrics: Metrics,
+    gate: Gate,
+    cpu_turn: tokio::sync::Mutex<()>,
+    memory_turn: tokio::sync::Mutex<()>,
+    cpu: Mutex<CpuFacts>,
+}
+
+/// The additions of vCPUs that a VM has from its start; nothing where they are not limited.
+pub(crate) fn cpu_additions(layout: &Layout) -> Option<u32> {
+    (layout.accel == Accel::Tcg && layout.spec.cpu_scaling == CpuScaling::QmpScaling)
+        .then(|| layout.cpus.places.saturating_sub(layout.cpus.start))
+}
+
+impl<G: Guest> Executor<G> {
+    pub(crate) fn new(
+        layout: Layout,
+        qmp: Client,
+        guest: G,
+        state: State,
+        metrics: Metrics,
+    ) -> Self {
+        let additions_left = cpu_additions(&layout);
+        Self {
+            layout,
+            qmp,
+            guest,
+            state,
+            metrics,
+            gate: Gate::default(),
+            cpu_turn: tokio::sync::Mutex::default(),
+            memory_turn: tokio::sync::Mutex::default(),
+            cpu: Mutex::new(CpuFacts { quota: None, ordered: None, additions_left }),
+        }
+    }
+
+    /// Carries an order out, or says why not.
+    pub(crate) async fn perform(&self, order: Order) -> Outcome {
+        let started = Instant::now();
+        let until = started + ORDER_DEADLINE.saturating_sub(ANSWER_TIME);
+        let result = match self.gate.admit(order) {
+            Ok(()) => {
+                self.state.change(|state| state.newest = state.newest.max(order.generation));
+                self.in_turn(order, until).await
+            }
+            Err(newest) => OrderResult::Stale { newest },
+        };
+        self.metrics.order(
+            OrderLabels { resource: label(order.what.resource()), result: result.label() },
+            started.elapsed(),
+        );
+        Outcome { plugged: self.state.get().plugged, result }
+    }
+
+    /// Applies the CPU of the newest order, or the one to boot with: whenever a keeper connects, it may be
+    /// a new one that knows of no quota.
+    pub(crate) async fn restore_cpu(&self) -> OrderResult {
+        let _turn = self.cpu_turn.lock().await;
+        let (generation, cpu) =
+            self.cpu().ordered.unwrap_or((Generation::default(), self.layout.spec.cpu_boot));
+        let order = Order { generation, what: What::SetCpu(cpu) };
+        let until = Instant::now() + ORDER_DEADLINE;
+        self.logged(order, until).await
+    }
+
+    /// Presses the power button, and tells the keeper if it listens. Either is enough for the guest.
+    pub(crate) async fn power_down(&self) -> OrderResult {
+        self.state.change(|state| state.vm = VmState::Stopping);
+        let (pressed, told) =
+            tokio::join!(self.command(&SystemPowerdown {}), self.guest.power_down(COMMAND_LIMIT),);
+        match (pressed, told) {
+            (Err(err), Err(_)) => OrderResult::Failed { reason: reason(&err) },
+            _ => OrderResult::Done,
+        }
+    }
+
+    /// Looks at QEMU and makes what it shows known.
+    pub(crate) async fn observe(&self) -> Result<Plugged, StepError> {
+        let cpus = self.command(&QueryCpus {}).await?;
+        let vcpus = u32::try_from(cpus.len()).unwrap_or(u32::MAX);
+        let memory = self.layout.spec.memory_min.saturating_add(self.memory_plugged().await?);
+        let facts = self.cpu();
+        let (quota, additions_left) = (facts.quota, facts.additions_left);
+        drop(facts);
+        // Before the keeper has spoken: what the guest's kernel may use at most.
+        let before = match self.layout.spec.cpu_scaling {
+            CpuScaling::QmpScaling => MilliCpu(u32::MAX),
+            CpuScaling::SysfsScaling => MilliCpu::from_cpus(self.layout.spec.cpu_min.whole_up()),
+        };
+        let cpu = MilliCpu::from_cpus(vcpus).min(quota.unwrap_or(before));
+        let plugged = Plugged { vcpus, cpu, memory };
+        self.state.change(|state| {
+            state.plugged = plugged;
+            state.cpu_additions_left = additions_left;
+        });
+        Ok(plugged)
+    }
+
+    async fn in_turn(&self, order: Order, until: Instant) -> OrderResult {
+        let lane = match order.what.resource() {
+            Resource::Cpu => &self.cpu_turn,
+            Resource::Memory => &self.memory_turn,
+            Resource::Power => return self.power_down().await,
+        };
+        let Ok(_turn) = timeout_at(until, lane.lock()).await else {
+            return OrderResult::Failed { reason: "an earlier order still runs".to_owned() };
+        };
+        if let Some(newest) = self.gate.newer_than(order) {
+            return OrderResult::Stale { newest };
+        }
+        self.logged(order, until).await
+    }
+
+    /// The steps, between the two lines that the time line of a VM is built from.
+    async fn logged(&self, order: Order, until: Instant) -> OrderResult {
+        let started = Instant::now();
+        let RunnerSpec { name: vm, namespace, .. } = &self.layout.spec;
+        let Generation { epoch, counter } = order.generation;
+        let before = self.state.get().plugged;
+        let (resource, to) = (label(order.what.resource()), target(order.what));
+        let from = shown(order.what, before);
+        tracing::info!(
+            vm,
+            namespace,
+            epoch,
+            generation = counter,
+            resource,
+            from,
+            to,
+            "plug started"
+        );
+        let ended = match order.what {
+            What::SetCpu(cpu) => cpu::set(self, order, cpu, until).await,
+            What::SetMemory(total) => memory::set(self, order, total, until).await,
+            What::PowerDown => Ok(self.power_down().await),
+        };
+        let after = self.observe().await.unwrap_or_else(|err| {
+            tracing::warn!(vm, namespace, error = %reason(&err), "cannot look at QEMU");
+            self.state.get().plugged
+        });
+        let result = ended.unwrap_or_else(|err| {
+            let reason = reason(&err);
+            if after == before {
+                OrderResult::Failed { reason }
+            } else {
+                OrderResult::Partial { reason }
+            }
+        });
+        tracing::info!(
+            vm,
+            namespace,
+            epoch,
+            generation = counter,
+            resource,
+            from,
+            to,
+            reached = shown(order.what, after),
+            result = result.label(),
+            ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "plug done"
+        );
+        result
+    }
+
+    async fn command<C: Command>(&self, command: &C) -> Result<C::Answer, QmpError> {
+        self.qmp.execute(command, COMMAND_LIMIT).await
+    }
+
+    /// What virtio-mem has plugged: QEMU's own account, the only truth.
+    async fn memory_plugged(&self) -> Result<Bytes, StepError> {
+        if self.layout.spec.memory_max == self.layout.spec.memory_min {
+            return Ok(Bytes(0));
+        }
+        self.memory_property("size").await
+    }
+
+    async fn memory_property(&self, property: &'static str) -> Result<Bytes, StepError> {
+        let path = format!("/machine/peripheral/{MEMORY_DEVICE}");
+        let value = self.command(&QomGet { path, property: property.to_owned() }).await?;
+        value.as_u64().map(Bytes).ok_or(StepError::NotBytes { property })
+    }
+
+    fn cpu(&self) -> MutexGuard<'_, CpuFacts> {
+        self.cpu.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A fixed word for metrics and logs.
+fn label(resource: Resource) -> &'static str {
+    match resource {
+        Resource::Cpu => "cpu",
+        Resource::Memory => "memory",
+        Resource::Power => "power",
+    }
+}
+
+/// The target of an order, as a number for logs: milli-CPU or bytes.
+fn target(what: What) -> u64 {
+    match what {
+        What::SetCpu(cpu) => cpu.0.into(),
+        What::SetMemory(memory) => memory.0,
+        What::PowerDown => 0,
+    }
+}
+
+/// The same of what is plugged.
+fn shown(what: What, plugged: Plugged) -> u64 {
+    match what {
+        What::SetCpu(_) => plugged.cpu.0.into(),
+        What::SetMemory(_) => plugged.memory.0,
+        What::PowerDown => 0,
+    }
+}
+
+/// An error with all its causes, for the outcome of an order.
+fn reason(err: &dyn std::error::Error) -> String {
+    crate::error::Chain(err).to_string()
+}

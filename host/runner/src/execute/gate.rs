@@ -1,0 +1,105 @@
+//! Refuses orders from the past.
+//!
+//! CPU and memory are ordered independently and may overtake each other on their way, so each resource
+//! has its own newest generation; only the epoch, the operator's leadership, holds for all. The same order
+//! may come twice, because its answer may get lost.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use host_protocol::{Generation, Order, Resource};
+
+#[derive(Debug, Default)]
+pub(super) struct Gate(Mutex<Seen>);
+
+#[derive(Debug, Default)]
+struct Seen {
+    epoch: u64,
+    newest: BTreeMap<Resource, Order>,
+}
+
+impl Gate {
+    /// Takes an order, or tells the newest generation that it is behind of.
+    pub(super) fn admit(&self, order: Order) -> Result<(), Generation> {
+        let mut seen = self.seen();
+        let resource = order.what.resource();
+        if let Some(newest) = seen.newest.get(&resource).copied() {
+            let twice = order.generation == newest.generation && order.what != newest.what;
+            if order.generation < newest.generation || twice {
+                return Err(newest.generation);
+            }
+        }
+        if order.generation.epoch < seen.epoch {
+            let newest = seen.newest.values().map(|order| order.generation).max();
+            return Err(newest.unwrap_or_default());
+        }
+        seen.epoch = order.generation.epoch;
+        seen.newest.insert(resource, order);
+        Ok(())
+    }
+
+    /// The generation that has overtaken an admitted order.
+    pub(super) fn newer_than(&self, order: Order) -> Option<Generation> {
+        let newest = self.seen().newest.get(&order.what.resource())?.generation;
+        (newest > order.generation).then_some(newest)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use guest_units::{Bytes, MilliCpu};
+    use host_protocol::What;
+
+    use super::*;
+
+    fn order(epoch: u64, counter: u64, what: What) -> Order {
+        Order { generation: Generation { epoch, counter }, what }
+    }
+
+    fn cpu(epoch: u64, counter: u64) -> Order {
+        order(epoch, counter, What::SetCpu(MilliCpu(1000)))
+    }
+
+    fn memory(epoch: u64, counter: u64) -> Order {
+        order(epoch, counter, What::SetMemory(Bytes(1 << 30)))
+    }
+
+    #[test]
+    fn orders_in_sequence() {
+        for (orders, admitted) in [
+            (vec![cpu(1, 1), cpu(1, 2)], vec![true, true]),
+            (vec![cpu(1, 2), cpu(1, 1)], vec![true, false]),
+            (vec![cpu(1, 2), cpu(1, 2)], vec![true, true]), // the answer got lost
+            (vec![cpu(1, 2), order(1, 2, What::SetCpu(MilliCpu(9)))], vec![true, false]),
+            (vec![cpu(1, 2), memory(1, 1), memory(1, 3), cpu(1, 2)], vec![true; 4]),
+            (vec![cpu(2, 1), memory(1, 9)], vec![true, false]), // an old leader
+            (vec![cpu(1, 9), cpu(2, 0), cpu(1, 10)], vec![true, true, false]),
+            (vec![order(1, 5, What::PowerDown), order(1, 4, What::PowerDown)], vec![true, false]),
+        ] {
+            let gate = Gate::default();
+            let found: Vec<bool> = orders.iter().map(|order| gate.admit(*order).is_ok()).collect();
+            assert_eq!(found, admitted, "{orders:?}");
+        }
+    }
+
+    #[test]
+    fn a_newer_order_overtakes_only_its_own_resource() {
+        let gate = Gate::default();
+        for order in [cpu(1, 1), memory(1, 2), cpu(1, 3)] {
+            gate.admit(order).unwrap();
+        }
+        assert_eq!(gate.newer_than(cpu(1, 1)), Some(Generation { epoch: 1, counter: 3 }));
+        assert_eq!(gate.newer_than(memory(1, 2)), None);
+    }
+
+    #[test]
+    fn an_order_of_an_old_leader_learns_the_newest() {
+        let gate = Gate::default();
+        gate.admit(cpu(2, 7)).unwrap();
+        assert_eq!(gate.admit(memory(1, 9)), Err(Generation { epoch: 2, counter: 7 }));
+    }
+}

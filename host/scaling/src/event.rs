@@ -1,0 +1,108 @@
+//! What happened outside.
+
+use guest_units::{Bytes, Size};
+
+use crate::action::Action;
+use crate::policy::Policy;
+
+/// The range a VM may be scaled in, and the step of its memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Smallest size.
+    pub min: Size,
+    /// Largest size.
+    pub max: Size,
+    /// Memory comes in multiples of this.
+    pub slot: Bytes,
+}
+
+/// What the VM object shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VmView {
+    /// The size that the spec asks for.
+    pub spec: Size,
+    /// The size that the scheduler approved, as written in the object.
+    pub approved: Option<Size>,
+    /// What the hypervisor shows to be plugged.
+    pub plugged: Size,
+}
+
+/// One measurement of the guest. Claims: the brain clamps them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sample {
+    /// What the guest needs, without any reserve.
+    pub demand: Size,
+    /// What it uses; shown, never decided on.
+    pub used: Size,
+}
+
+/// What happened outside. Answers carry the generation of their action; others are stale and ignored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The bounds changed.
+    Limits(Limits),
+    /// The configuration changed.
+    Policy(Policy),
+    /// The VM object was seen.
+    Vm(VmView),
+    /// The guest measured.
+    Sample(Sample),
+    /// The guest needs this size at once.
+    Asked(Size),
+    /// The shell starts this action; `next` no longer names it.
+    Started(Action),
+    /// The scheduler answered. `reason` tells why it is less than wanted.
+    PermitAnswered {
+        /// Of the request.
+        generation: u64,
+        /// What the VM may have from now on.
+        permit: Size,
+        /// The scheduler's words; empty when all was granted.
+        reason: String,
+    },
+    /// The scheduler did not answer, or its answer was refused.
+    PermitFailed {
+        /// Of the request.
+        generation: u64,
+    },
+    /// A counterparty has seen this generation: the next action must be newer.
+    Newest(u64),
+    /// The API server took the patch.
+    Patched {
+        /// Of the patch.
+        generation: u64,
+    },
+    /// The API server did not take the patch.
+    PatchFailed {
+        /// Of the patch.
+        generation: u64,
+        /// Another writer was faster: the object was read again, so a new patch may follow soon.
+        raced: bool,
+    },
+    /// The guest agrees to the shrink.
+    GuestFine {
+        /// Of the question.
+        generation: u64,
+    },
+    /// The guest refuses to go below `least`.
+    GuestVeto {
+        /// Of the question.
+        generation: u64,
+        /// The smallest size it accepts.
+        least: Size,
+    },
+    /// The guest heard what is plugged.
+    GuestTold {
+        /// Of the notice.
+        generation: u64,
+    },
+    /// The guest did not answer.
+    GuestFailed {
+        /// Of the question or notice.
+        generation: u64,
+    },
+    /// The connection to the guest stands.
+    GuestConnected,
+    /// The connection to the guest broke; requests over it end in `GuestFailed` as well.
+    GuestLost,
+}

@@ -1,0 +1,136 @@
+//! The request machine towards the VM object: what it shows, and the patch in flight.
+
+use guest_units::{Moment, Size};
+
+use crate::event::VmView;
+use crate::peak::after;
+use crate::policy::{Headroom, Retries};
+
+#[derive(Debug, Clone, Copy)]
+struct Patching {
+    generation: u64,
+    size: Size,
+    approval: Option<(u64, Size)>,
+}
+
+/// So many lost races in a row are no coincidence: the next one waits like a failure.
+const MAX_RACES: u32 = 5;
+
+/// What the VM object shows, and the patch in flight.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Vm {
+    view: Option<VmView>,
+    patching: Option<Patching>,
+    not_before: Option<Moment>,
+    races: u32,
+    plugged_changed_at: Option<Moment>,
+    cpu_step_at: Option<Moment>,
+    memory_step_at: Option<Moment>,
+}
+
+impl Vm {
+    pub(crate) fn view(&self) -> Option<VmView> {
+        self.view
+    }
+
+    pub(crate) fn seen(&mut self, view: VmView, now: Moment) {
+        if self.view.is_none_or(|before| before.plugged != view.plugged) {
+            self.plugged_changed_at = Some(now);
+        }
+        self.view = Some(view);
+    }
+
+    /// A patch may be started now.
+    pub(crate) fn may_patch(&self, now: Moment) -> bool {
+        self.patching.is_none() && self.not_before.is_none_or(|at| at <= now)
+    }
+
+    /// What the patch in flight may make of the VM.
+    pub(crate) fn in_flight(&self) -> Option<Size> {
+        self.patching.map(|patching| patching.size)
+    }
+
+    /// Nothing was plugged or unplugged for a while.
+    pub(crate) fn quiet(&self, now: Moment, retries: &Retries) -> bool {
+        self.plugged_changed_at.is_none_or(|at| after(at, retries.return_settle) <= now)
+    }
+
+    /// The last step down of CPU and memory is complete, or took too long to wait for, and the pause is over.
+    pub(crate) fn settled(&self, now: Moment, numbers: &Headroom) -> (bool, bool) {
+        let Some(view) = self.view else { return (false, false) };
+        let settled = |step: Option<Moment>, complete: bool| {
+            step.is_none_or(|at| {
+                let pauses = if complete { 1 } else { 4 };
+                after(at, numbers.step_pause.saturating_mul(pauses)) <= now
+            })
+        };
+        (
+            settled(self.cpu_step_at, view.plugged.cpu <= view.spec.cpu),
+            settled(self.memory_step_at, view.plugged.memory <= view.spec.memory),
+        )
+    }
+
+    pub(crate) fn started(
+        &mut self,
+        generation: u64,
+        size: Size,
+        approval: Option<(u64, Size)>,
+        now: Moment,
+    ) {
+        if let Some(view) = self.view {
+            if size.cpu < view.spec.cpu {
+                self.cpu_step_at = Some(now);
+            }
+            if size.memory < view.spec.memory {
+                self.memory_step_at = Some(now);
+            }
+        }
+        self.patching = Some(Patching { generation, size, approval });
+    }
+
+    /// The generation of the permit whose approval is now written, if the patch was ours.
+    pub(crate) fn patched(&mut self, generation: u64) -> Option<Option<u64>> {
+        let patching = self.patching.filter(|patching| patching.generation == generation)?;
+        self.patching = None;
+        self.not_before = None;
+        self.races = 0;
+        if let Some(view) = &mut self.view {
+            view.spec = patching.size;
+            if let Some((_, size)) = patching.approval {
+                view.approved = Some(size);
+            }
+        }
+        Some(patching.approval.map(|(permit, _)| permit))
+    }
+
+    /// Whether the failure belongs to the patch in flight.
+    pub(crate) fn failed(
+        &mut self,
+        generation: u64,
+        raced: bool,
+        now: Moment,
+        retries: &Retries,
+    ) -> bool {
+        if self.patching.is_none_or(|patching| patching.generation != generation) {
+            return false;
+        }
+        self.patching = None;
+        self.races = if raced && self.races < MAX_RACES { self.races + 1 } else { 0 };
+        let pause = if self.races > 0 { retries.patch_raced } else { retries.patch_failed };
+        self.not_before = Some(after(now, pause));
+        true
+    }
+
+    pub(crate) fn wakes(&self, numbers: &Headroom, retries: &Retries) -> [Option<Moment>; 6] {
+        let pause = numbers.step_pause;
+        let late = pause.saturating_mul(4);
+        [
+            self.not_before,
+            self.plugged_changed_at.map(|at| after(at, retries.return_settle)),
+            self.cpu_step_at.map(|at| after(at, pause)),
+            self.memory_step_at.map(|at| after(at, pause)),
+            self.cpu_step_at.map(|at| after(at, late)),
+            self.memory_step_at.map(|at| after(at, late)),
+        ]
+    }
+}

@@ -1,0 +1,304 @@
+//! Flags and the policy file: what was written, and what it means.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use scheduler_ledger::{Scoring, Settings};
+use serde::Deserialize;
+
+/// What the user wrote.
+#[derive(Debug, clap::Parser)]
+#[command(name = "autoscale-scheduler", version, about = "Permits growth of VMs, and places them")]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Option<Subcommand>,
+    /// Address of kube-scheduler's calls and the agents' permits (TLS).
+    #[arg(long, env = "SCHEDULER_LISTEN", default_value = "0.0.0.0:10299")]
+    listen: String,
+    /// Address of /metrics (plain).
+    #[arg(long, env = "SCHEDULER_METRICS_LISTEN", default_value = "0.0.0.0:9100")]
+    metrics_listen: String,
+    /// Address of /healthz and /readyz (plain).
+    #[arg(long, env = "SCHEDULER_HEALTH_LISTEN", default_value = "0.0.0.0:9101")]
+    health_listen: String,
+    /// Policy file, JSON.
+    #[arg(
+        long,
+        env = "SCHEDULER_CONFIG",
+        default_value = "/etc/autoscale-scheduler/config/config.json"
+    )]
+    config: PathBuf,
+    /// Folder with the server certificate: tls.crt, tls.key.
+    #[arg(long, default_value = "/etc/autoscale-scheduler/tls")]
+    tls_dir: PathBuf,
+    /// Certificate authority of kube-scheduler's client certificate.
+    #[arg(long, default_value = "/etc/autoscale-scheduler/ca/ca.crt")]
+    ca_file: PathBuf,
+    /// Key that signs approvals: Ed25519, PKCS#8.
+    #[arg(long, default_value = "/etc/autoscale-scheduler/signing/key.pk8")]
+    signing_key: PathBuf,
+    /// Unix socket for `dump`.
+    #[arg(
+        long,
+        env = "SCHEDULER_ADMIN_SOCKET",
+        default_value = "/run/autoscale-scheduler/admin.sock",
+        global = true
+    )]
+    pub(crate) admin_socket: PathBuf,
+    /// Namespace of the lease.
+    #[arg(long, env = "SCHEDULER_NAMESPACE", default_value = "kube-system")]
+    namespace: String,
+    /// Name of this pod, for the lease and for events.
+    #[arg(long, env = "POD_NAME", default_value = "autoscale-scheduler")]
+    pod_name: String,
+    /// Seconds that a stop may take.
+    #[arg(long, env = "SCHEDULER_GRACE_SECONDS", default_value_t = 5.0)]
+    grace_seconds: f64,
+}
+
+/// What to do instead of running.
+#[derive(Debug, clap::Subcommand)]
+pub(crate) enum Subcommand {
+    /// Prints the books of the running extender as JSON.
+    Dump,
+}
+
+/// What it means.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) listen: SocketAddr,
+    pub(crate) metrics_listen: SocketAddr,
+    pub(crate) health_listen: SocketAddr,
+    pub(crate) policy: Policy,
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
+    pub(crate) ca: PathBuf,
+    pub(crate) signing_key: PathBuf,
+    pub(crate) admin_socket: PathBuf,
+    pub(crate) namespace: String,
+    pub(crate) pod_name: String,
+    pub(crate) grace: Duration,
+}
+
+/// The policy file in its meaning.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Policy {
+    /// Fraction of a node above which it is full for the metrics.
+    pub(crate) watermark: f64,
+    /// VMs with this scheduler are asked for by agents.
+    pub(crate) scheduler_name: String,
+    /// How long a call of the API server may take.
+    pub(crate) call_limit: Duration,
+    pub(crate) settings: Settings,
+}
+
+/// The policy file as it is written.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct PolicyFile {
+    watermark: f64,
+    scoring: ScoringFile,
+    scheduler_name: String,
+    #[serde(rename = "k8sCRUDTimeoutSeconds")]
+    call_limit_seconds: f64,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ScoringFile {
+    min_usage_score: f64,
+    max_usage_score: f64,
+    score_peak: f64,
+    randomize: bool,
+}
+
+/// Everything that is wrong, one line each.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Problems(Vec<String>);
+
+impl fmt::Display for Problems {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("\n"))
+    }
+}
+
+impl std::error::Error for Problems {}
+
+impl Problems {
+    fn address(&mut self, flag: &str, text: &str) -> Option<SocketAddr> {
+        text.parse().map_err(|err| self.0.push(format!("{flag} {text}: {err}"))).ok()
+    }
+
+    fn seconds(&mut self, name: &str, seconds: f64) -> Option<Duration> {
+        let span = Duration::try_from_secs_f64(seconds)
+            .ok()
+            .filter(|span| (Duration::from_millis(1)..=Duration::from_secs(3600)).contains(span));
+        if span.is_none() {
+            self.0.push(format!("{name} {seconds}: must be above 0 and at most 3600"));
+        }
+        span
+    }
+
+    fn fraction(&mut self, name: &str, value: f64) {
+        if !(0.0..=1.0).contains(&value) {
+            self.0.push(format!("{name} {value}: must be from 0 to 1"));
+        }
+    }
+
+    fn policy(&mut self, text: &str, path: &str) -> Option<Policy> {
+        let file: PolicyFile =
+            serde_json::from_str(text).map_err(|err| self.0.push(format!("{path}: {err}"))).ok()?;
+        let before = self.0.len();
+        let PolicyFile { watermark, scoring, scheduler_name, call_limit_seconds } = file;
+        let ScoringFile { min_usage_score, max_usage_score, score_peak, randomize } = scoring;
+        self.fraction("watermark", watermark);
+        if watermark == 0.0 {
+            self.0.push("watermark: must be above 0".to_owned());
+        }
+        self.fraction("scoring.minUsageScore", min_usage_score);
+        self.fraction("scoring.maxUsageScore", max_usage_score);
+        self.fraction("scoring.scorePeak", score_peak);
+        if scheduler_name.is_empty() {
+            self.0.push("schedulerName: must not be empty".to_owned());
+        }
+        let call_limit = self.seconds("k8sCRUDTimeoutSeconds", call_limit_seconds)?;
+        let scoring = Scoring {
+            empty: min_usage_score,
+            full: max_usage_score,
+            peak: score_peak,
+            randomize,
+            seed: 0,
+        };
+        let settings = Settings { scoring, ..Settings::default() };
+        (self.0.len() == before).then_some(Policy {
+            watermark,
+            scheduler_name,
+            call_limit,
+            settings,
+        })
+    }
+}
+
+impl TryFrom<Args> for Config {
+    type Error = Problems;
+
+    fn try_from(args: Args) -> Result<Self, Problems> {
+        let Args {
+            command: _,
+            listen,
+            metrics_listen,
+            health_listen,
+            config,
+            tls_dir,
+            ca_file,
+            signing_key,
+            admin_socket,
+            namespace,
+            pod_name,
+            grace_seconds,
+        } = args;
+        let mut problems = Problems::default();
+        let listen = problems.address("--listen", &listen);
+        let metrics_listen = problems.address("--metrics-listen", &metrics_listen);
+        let health_listen = problems.address("--health-listen", &health_listen);
+        let grace = problems.seconds("--grace-seconds", grace_seconds);
+        let path = config.display().to_string();
+        let policy = match std::fs::read_to_string(&config) {
+            Ok(text) => problems.policy(&text, &path),
+            Err(err) => {
+                problems.0.push(format!("--config {path}: {err}"));
+                None
+            }
+        };
+        match (listen, metrics_listen, health_listen, grace, policy) {
+            (
+                Some(listen),
+                Some(metrics_listen),
+                Some(health_listen),
+                Some(grace),
+                Some(policy),
+            ) => Ok(Self {
+                listen,
+                metrics_listen,
+                health_listen,
+                policy,
+                certificate: tls_dir.join("tls.crt"),
+                key: tls_dir.join("tls.key"),
+                ca: ca_file,
+                signing_key,
+                admin_socket,
+                namespace,
+                pod_name,
+                grace,
+            }),
+            _ => Err(problems),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser as _;
+
+    const GOOD: &str = r#"{"watermark": 0.9, "schedulerName": "autoscale-scheduler", "k8sCRUDTimeoutSeconds": 1,
+        "scoring": {"minUsageScore": 0.5, "maxUsageScore": 0, "scorePeak": 0.8, "randomize": false}}"#;
+
+    fn policy(text: &str) -> (Option<Policy>, String) {
+        let mut problems = Problems::default();
+        let policy = problems.policy(text, "file");
+        (policy, problems.to_string())
+    }
+
+    #[test]
+    fn the_shipped_policy_is_read() {
+        let (policy, problems) = policy(GOOD);
+        assert_eq!(problems, "");
+        assert_eq!(policy.unwrap().settings, Settings::default());
+        let manifest = include_str!("../deploy/config.yaml");
+        let from = manifest.find("config.json: |").unwrap();
+        let block: String = manifest[from..]
+            .lines()
+            .skip(1)
+            .take_while(|line| line.starts_with("    ") || line.is_empty())
+            .collect();
+        let (policy, problems) = self::policy(&block);
+        assert_eq!(problems, "");
+        assert!(policy.is_some());
+    }
+
+    #[test]
+    fn wrong_policies_are_refused_with_the_field() {
+        let table = [
+            ("0.9", "0", "watermark: must be above 0"),
+            ("0.8", "1.5", "scoring.scorePeak 1.5: must be from 0 to 1"),
+            ("\"autoscale-scheduler\"", "\"\"", "schedulerName: must not be empty"),
+            ("Seconds\": 1", "Seconds\": 0", "k8sCRUDTimeoutSeconds 0: must be above 0"),
+            (
+                "\"watermark\"",
+                "\"reconcileWorkers\": 16, \"watermark\"",
+                "unknown field `reconcileWorkers`",
+            ),
+        ];
+        for (from, to, expected) in table {
+            let (policy, problems) = policy(&GOOD.replace(from, to));
+            assert!(policy.is_none() && problems.contains(expected), "{to}: {problems}");
+        }
+    }
+
+    #[test]
+    fn all_problems_are_reported_at_once() {
+        let args = Args::parse_from([
+            "x",
+            "--listen",
+            "nowhere",
+            "--grace-seconds=-1",
+            "--config",
+            "/does/not/exist",
+        ]);
+        let problems = Config::try_from(args).unwrap_err().to_string();
+        assert_eq!(problems.lines().count(), 3, "{problems}");
+    }
+}

@@ -1,0 +1,326 @@
+//! Objects of Kubernetes, reduced to what the ledger needs.
+
+use controller_api::{VirtualMachine, annotations, names};
+use guest_units::Size;
+use k8s_openapi::api::core::v1::{Container, Node, Pod, PodStatus, ResourceRequirements};
+use scheduler_ledger::{
+    Amount, ContainerNeeds, DEFAULT_OVERHEAD, InitNeeds, NodeFacts, Pending, PodFacts, PodKind,
+    PodShape, Price, RunnerFacts, VmFacts,
+};
+use scheduler_protocol::extender::{ContainerView, PodView, Quantities};
+
+use crate::quantity;
+use crate::sign::Signer;
+
+/// On a runner pod: what QEMU and the runner take beside the guest, Resources JSON.
+const ANNOTATION_OVERHEAD: &str = "internal.neon.tech/overhead";
+const VM_KIND: &str = "VirtualMachine";
+const SIDECAR: &str = "Always";
+
+pub(crate) fn node(node: &Node) -> Option<NodeFacts> {
+    let allocatable = node.status.as_ref().and_then(|status| status.allocatable.as_ref());
+    Some(NodeFacts {
+        name: node.metadata.name.clone()?,
+        allocatable: quantity::amount(Some(allocatable?)),
+    })
+}
+
+pub(crate) fn pod(pod: &Pod) -> Option<PodFacts> {
+    let metadata = &pod.metadata;
+    let status = pod.status.as_ref();
+    let phase = status.and_then(|status| status.phase.as_deref());
+    let owner = metadata.owner_references.iter().flatten().find(|owner| owner.kind == VM_KIND);
+    let shape = shape(pod);
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let main = containers.enumerate().find(|(_, it)| it.name == names::RUNNER_CONTAINER);
+    let kind = match (owner, main) {
+        (Some(owner), Some((index, _))) => {
+            PodKind::Runner(runner(pod, &shape, index, owner.uid.clone()))
+        }
+        _ => PodKind::Ordinary { requests: shape.requests() },
+    };
+    Some(PodFacts {
+        uid: metadata.uid.clone()?,
+        namespace: metadata.namespace.clone()?,
+        name: metadata.name.clone()?,
+        node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+        finished: matches!(phase, Some("Succeeded" | "Failed")),
+        kind,
+    })
+}
+
+fn runner(pod: &Pod, shape: &PodShape, main: usize, vm_uid: String) -> RunnerFacts {
+    let (beside, init_peak) = shape.around(main);
+    let needs = shape.containers[main];
+    let generation = unsigned(pod.metadata.generation);
+    // A kubelet that does not tell is taken at its word.
+    let observed = pod.status.as_ref().and_then(|status| status.observed_generation);
+    let overhead = pod.metadata.annotations.as_ref().and_then(|all| all.get(ANNOTATION_OVERHEAD));
+    RunnerFacts {
+        vm_uid,
+        spec: needs.spec,
+        allocated: needs.allocated,
+        beside,
+        init_peak,
+        generation,
+        observed: observed.map_or(generation, |observed| unsigned(Some(observed))),
+        pending: pod.status.as_ref().and_then(|status| pending(status, generation)),
+        overhead: overhead
+            .and_then(|text| serde_json::from_str::<Size>(text).ok())
+            .map(Amount::from),
+    }
+}
+
+fn unsigned(value: Option<i64>) -> u64 {
+    value.and_then(|value| u64::try_from(value).ok()).unwrap_or(0)
+}
+
+/// Kubelet's refusal of the newest spec; one of an older spec says nothing.
+fn pending(status: &PodStatus, generation: u64) -> Option<Pending> {
+    let condition = status.conditions.iter().flatten().find(|condition| {
+        condition.type_ == "PodResizePending"
+            && condition.status == "True"
+            && condition.observed_generation.is_none_or(|seen| unsigned(Some(seen)) >= generation)
+    })?;
+    match condition.reason.as_deref() {
+        Some("Infeasible") => Some(Pending::Infeasible),
+        _ => Some(Pending::Deferred),
+    }
+}
+
+fn shape(pod: &Pod) -> PodShape {
+    let Some(spec) = pod.spec.as_ref() else { return PodShape::default() };
+    let status = pod.status.as_ref();
+    let running =
+        status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
+    let init = status.and_then(|it| it.init_container_statuses.as_deref()).unwrap_or_default();
+    let needs = |container: &Container, states: &[k8s_openapi::api::core::v1::ContainerStatus]| {
+        let state = states.iter().find(|state| state.name == container.name);
+        ContainerNeeds {
+            spec: requests(container.resources.as_ref()),
+            allocated: state
+                .and_then(|state| state.allocated_resources.as_ref())
+                .map(|allocated| quantity::amount(Some(allocated))),
+        }
+    };
+    let whole = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+    let of_whole = |key: &str| whole.and_then(|map| map.get(key));
+    PodShape {
+        containers: spec.containers.iter().map(|it| needs(it, running)).collect(),
+        init: spec
+            .init_containers
+            .iter()
+            .flatten()
+            .map(|it| InitNeeds {
+                needs: needs(it, init),
+                sidecar: it.restart_policy.as_deref() == Some(SIDECAR),
+            })
+            .collect(),
+        overhead: quantity::amount(spec.overhead.as_ref()),
+        pod_cpu_millis: of_whole("cpu").map(|it| quantity::cpu(&it.0)),
+        pod_memory_bytes: of_whole("memory").map(|it| quantity::memory(&it.0)),
+    }
+}
+
+fn requests(resources: Option<&ResourceRequirements>) -> Amount {
+    quantity::amount(resources.and_then(|resources| resources.requests.as_ref()))
+}
+
+/// The pod in a call of kube-scheduler: not bound, not started.
+pub(crate) fn pod_view(view: &PodView<'_>) -> PodFacts {
+    let PodView { metadata, spec } = view;
+    let needs = |container: &ContainerView<'_>| {
+        let requests = container.resources.as_ref().and_then(|it| it.requests.as_ref());
+        ContainerNeeds { spec: view_amount(requests), allocated: None }
+    };
+    let whole = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+    let shape = PodShape {
+        containers: spec.containers.iter().map(needs).collect(),
+        init: spec
+            .init_containers
+            .iter()
+            .map(|it| InitNeeds {
+                needs: needs(it),
+                sidecar: it.restart_policy.as_deref() == Some(SIDECAR),
+            })
+            .collect(),
+        overhead: view_amount(spec.overhead.as_ref()),
+        pod_cpu_millis: whole.and_then(|it| it.cpu.as_deref()).map(quantity::cpu),
+        pod_memory_bytes: whole.and_then(|it| it.memory.as_deref()).map(quantity::memory),
+    };
+    let owner = metadata.owner_references.iter().find(|owner| owner.kind == VM_KIND);
+    let main = spec.containers.iter().position(|it| it.name == names::RUNNER_CONTAINER);
+    let overhead = metadata.annotations.as_ref().and_then(|all| all.get(ANNOTATION_OVERHEAD));
+    let kind = match (owner, main) {
+        (Some(owner), Some(main)) => {
+            let (beside, init_peak) = shape.around(main);
+            PodKind::Runner(RunnerFacts {
+                vm_uid: owner.uid.clone().into_owned(),
+                spec: shape.containers[main].spec,
+                allocated: None,
+                beside,
+                init_peak,
+                generation: 0,
+                observed: 0,
+                pending: None,
+                overhead: overhead
+                    .and_then(|text| serde_json::from_str::<Size>(text).ok())
+                    .map(Amount::from),
+            })
+        }
+        _ => PodKind::Ordinary { requests: shape.requests() },
+    };
+    PodFacts {
+        uid: metadata.uid.clone().into_owned(),
+        namespace: metadata.namespace.clone().into_owned(),
+        name: metadata.name.clone().into_owned(),
+        node: None,
+        finished: false,
+        kind,
+    }
+}
+
+fn view_amount(quantities: Option<&Quantities<'_>>) -> Amount {
+    Amount {
+        cpu_millis: quantities.and_then(|it| it.cpu.as_deref()).map_or(0, quantity::cpu),
+        memory_bytes: quantities.and_then(|it| it.memory.as_deref()).map_or(0, quantity::memory),
+    }
+}
+
+pub(crate) fn vm(vm: &VirtualMachine, scheduler_name: &str, signer: &Signer) -> Option<VmFacts> {
+    let spec = &vm.spec;
+    let (cpu_overcommit_thousandths, memory_overcommit_thousandths) = spec.overcommit_thousandths();
+    let price = Price {
+        cpu_overcommit_thousandths,
+        memory_overcommit_thousandths,
+        overhead: DEFAULT_OVERHEAD,
+        floor: requests(spec.pod_resources.as_ref()),
+    };
+    // Agents serve the VMs of this scheduler only: for all others the extender approves.
+    let ours = spec.scheduler_name.as_deref() == Some(scheduler_name);
+    Some(VmFacts {
+        uid: vm.metadata.uid.clone()?,
+        namespace: vm.metadata.namespace.clone()?,
+        name: vm.metadata.name.clone()?,
+        min: spec.min_size(),
+        max: spec.max_size(),
+        wanted: spec.use_size(),
+        slot: spec.guest.memory_slot_size,
+        price,
+        autoscaled: ours && annotations::is_autoscaled(vm),
+        visible: signer.visible(vm),
+        plugged: vm.status.as_ref().and_then(|status| status.plugged()),
+        pod_name: vm.status.as_ref().and_then(|status| status.pod_name.clone()),
+        deleting: vm.metadata.deletion_timestamp.is_some(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn runner_json() -> serde_json::Value {
+        json!({
+            "metadata": {
+                "name": "pg-x", "namespace": "default", "uid": "p1", "generation": 3,
+                "ownerReferences": [{"apiVersion": "vm.neon.tech/v1", "kind": "VirtualMachine", "name": "pg", "uid": "u1", "controller": true}],
+                "annotations": {"internal.neon.tech/overhead": "{\"vCPUs\":\"200m\",\"mem\":\"128Mi\"}"}
+            },
+            "spec": {
+                "nodeName": "n1",
+                "containers": [
+                    {"name": "log", "resources": {"requests": {"cpu": "10m"}}},
+                    {"name": "neonvm-runner", "resources": {"requests": {"cpu": "2100m", "memory": "4352Mi"}}}
+                ],
+                "initContainers": [{"name": "net", "resources": {"requests": {"memory": "16Mi"}}}]
+            },
+            "status": {
+                "phase": "Running", "observedGeneration": 2,
+                "conditions": [{"type": "PodResizePending", "status": "True", "reason": "Deferred", "observedGeneration": 2}],
+                "containerStatuses": [{
+                    "name": "neonvm-runner", "image": "", "imageID": "", "ready": true, "restartCount": 0,
+                    "allocatedResources": {"cpu": "1100m", "memory": "2304Mi"}
+                }]
+            }
+        })
+    }
+
+    fn facts(value: &serde_json::Value) -> RunnerFacts {
+        let object: Pod = serde_json::from_value(value.clone()).unwrap();
+        match pod(&object).unwrap().kind {
+            PodKind::Runner(runner) => runner,
+            PodKind::Ordinary { .. } => panic!("not a runner"),
+        }
+    }
+
+    #[test]
+    fn a_runner_pod_shows_spec_and_allocation() {
+        let mut value = runner_json();
+        let runner = facts(&value);
+        assert_eq!((runner.spec.cpu_millis, runner.allocated.unwrap().cpu_millis), (2100, 1100));
+        assert_eq!((runner.generation, runner.observed), (3, 2));
+        assert_eq!(runner.pending, None, "a refusal of an older spec");
+        assert_eq!(runner.beside.cpu_millis, 10);
+        assert_eq!(runner.overhead.unwrap().cpu_millis, 200);
+        value["status"]["conditions"][0]["observedGeneration"] = json!(3);
+        assert_eq!(facts(&value).pending, Some(Pending::Deferred));
+        value["status"]["conditions"][0]["reason"] = json!("Infeasible");
+        assert_eq!(facts(&value).pending, Some(Pending::Infeasible));
+    }
+
+    #[test]
+    fn a_pod_of_a_vm_without_the_container_is_an_ordinary_one() {
+        let mut value = runner_json();
+        value["spec"]["containers"][1]["name"] = json!("other");
+        let object: Pod = serde_json::from_value(value).unwrap();
+        let facts = pod(&object).unwrap();
+        assert!(
+            matches!(facts.kind, PodKind::Ordinary { requests } if requests.cpu_millis == 2110)
+        );
+    }
+
+    #[test]
+    fn a_finished_pod_is_known_as_such() {
+        for (phase, finished) in [("Running", false), ("Succeeded", true), ("Failed", true)] {
+            let mut value = runner_json();
+            value["status"]["phase"] = json!(phase);
+            let object: Pod = serde_json::from_value(value).unwrap();
+            assert_eq!(pod(&object).unwrap().finished, finished);
+        }
+    }
+
+    #[test]
+    fn kube_schedulers_view_costs_the_same_as_the_object() {
+        let mut value = runner_json();
+        value["status"] = json!({});
+        value["spec"]["nodeName"] = json!(null);
+        let object: Pod = serde_json::from_value(value.clone()).unwrap();
+        let text = value.to_string();
+        let view: PodView<'_> = serde_json::from_str(&text).unwrap();
+        let (PodKind::Runner(mut a), PodKind::Runner(b)) =
+            (pod(&object).unwrap().kind, pod_view(&view).kind)
+        else {
+            panic!("not runners");
+        };
+        (a.generation, a.observed) = (0, 0);
+        assert_eq!(a, b);
+    }
+
+    #[test]
+    fn a_vm_is_autoscaled_only_with_our_scheduler() {
+        let signer = crate::sign::tests::signer("convert");
+        let mut object = crate::sign::tests::vm("u1");
+        let facts = vm(&object, "autoscale-scheduler", &signer).unwrap();
+        assert_eq!(
+            facts.wanted,
+            Size { cpu: guest_units::MilliCpu(1000), memory: guest_units::Bytes::from_gib(2) }
+        );
+        assert!(!facts.autoscaled);
+        object.metadata.labels =
+            Some([(names::LABEL_AUTOSCALING_ENABLED.to_owned(), "true".to_owned())].into());
+        assert!(!vm(&object, "autoscale-scheduler", &signer).unwrap().autoscaled);
+        object.spec.scheduler_name = Some("autoscale-scheduler".into());
+        assert!(vm(&object, "autoscale-scheduler", &signer).unwrap().autoscaled);
+    }
+}

@@ -1,0 +1,246 @@
+//! The one task that owns the ledger: events in, effects out, questions answered in between.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use guest_units::{Moment, Size};
+use scheduler_ledger::{
+    Action, Answer, Asked, Dump, Event, Ledger, NotReady, Placement, PodFacts, Settings, Ticket,
+    Why,
+};
+use scheduler_protocol::ObjectRef;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
+
+use crate::effects::Effects;
+
+/// What the owner of the ledger is told and asked. Whoever asks may have gone when the answer comes.
+pub(crate) enum Command {
+    Event(Event),
+    Permit {
+        asked: Asked,
+        reply: oneshot::Sender<(Answer, Why)>,
+    },
+    Filter {
+        pod: PodFacts,
+        nodes: Vec<String>,
+        reply: oneshot::Sender<Result<Placement, NotReady>>,
+    },
+    Prioritize {
+        pod: PodFacts,
+        nodes: Vec<String>,
+        reply: oneshot::Sender<Vec<i64>>,
+    },
+    Preempt {
+        pod: PodFacts,
+        victims: Vec<(String, Vec<String>)>,
+        reply: oneshot::Sender<Result<Vec<String>, NotReady>>,
+    },
+    /// Whether the pod may be bound; if so, it counts from now on.
+    Bind {
+        pod_uid: String,
+        node: String,
+        reply: oneshot::Sender<Result<(), Unbound>>,
+    },
+    Dump {
+        reply: oneshot::Sender<Dump>,
+    },
+}
+
+/// Why a pod may not be bound.
+#[derive(Debug)]
+pub(crate) enum Unbound {
+    /// The watch has not shown it yet.
+    UnknownPod,
+    /// For users.
+    Refused(String),
+}
+
+/// A way to the owner of the ledger.
+#[derive(Clone)]
+pub(crate) struct Core(mpsc::Sender<Command>);
+
+/// The owner of the ledger is gone: the process ends.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("the ledger has ended")]
+pub(crate) struct Ended;
+
+impl Core {
+    pub(crate) async fn tell(&self, event: Event) -> Result<(), Ended> {
+        self.0.send(Command::Event(event)).await.map_err(|_| Ended)
+    }
+
+    /// Asks, and waits for the answer.
+    pub(crate) async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<T>) -> Command,
+    ) -> Result<T, Ended> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(command(reply)).await.map_err(|_| Ended)?;
+        answer.await.map_err(|_| Ended)
+    }
+}
+
+/// What others may know of the ledger without asking.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// Everything was listed.
+    pub(crate) complete: AtomicBool,
+    /// The highest epoch of any approval seen.
+    pub(crate) newest_epoch: AtomicU64,
+}
+
+/// Commands wait here while the ledger is busy.
+const QUEUE: usize = 4096;
+/// So many commands are taken in before their effects are started.
+const BATCH: usize = 256;
+
+pub(crate) fn channel() -> (Core, mpsc::Receiver<Command>) {
+    let (send, receive) = mpsc::channel(QUEUE);
+    (Core(send), receive)
+}
+
+/// An open request.
+struct Open {
+    reply: oneshot::Sender<(Answer, Why)>,
+    vm: ObjectRef,
+    want: Size,
+}
+
+/// The owner.
+pub(crate) struct Owner {
+    pub(crate) settings: Settings,
+    pub(crate) effects: Effects,
+    pub(crate) known: Arc<Known>,
+}
+
+impl Owner {
+    pub(crate) async fn run(
+        self,
+        mut commands: mpsc::Receiver<Command>,
+        shutdown: CancellationToken,
+    ) {
+        let Self { settings, effects, known } = self;
+        let origin = Instant::now();
+        let now = || Moment(origin.elapsed());
+        let mut desk = Desk {
+            ledger: Ledger::new(settings),
+            open: HashMap::new(),
+            requested: HashMap::new(),
+            last_ticket: 0,
+            effects,
+        };
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            let wake_at = desk.act(now());
+            known.complete.store(desk.ledger.complete(), Ordering::Relaxed);
+            known.newest_epoch.store(desk.ledger.newest_epoch_seen(), Ordering::Relaxed);
+            let wake = async {
+                match wake_at {
+                    Some(at) => sleep_until((origin + at.0).into()).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                count = commands.recv_many(&mut batch, BATCH) => {
+                    if count == 0 {
+                        return;
+                    }
+                    for command in batch.drain(..) {
+                        desk.take(command, now());
+                    }
+                }
+                () = wake => desk.ledger.handle(Event::Woke, now()),
+                () = shutdown.cancelled() => return,
+            }
+        }
+    }
+}
+
+struct Desk {
+    ledger: Ledger,
+    open: HashMap<u64, Open>,
+    /// What was last noted on the VM as requested, by its uid.
+    requested: HashMap<String, Size>,
+    last_ticket: u64,
+    effects: Effects,
+}
+
+impl Desk {
+    /// Starts everything that is to be done. Says when to look again.
+    fn act(&mut self, now: Moment) -> Option<Moment> {
+        loop {
+            let actions = self.ledger.next(now);
+            if actions.start.is_empty() {
+                return actions.wake_at;
+            }
+            for todo in actions.start {
+                self.ledger.handle(Event::Started(todo.id), now);
+                self.start(todo.action, todo.why);
+            }
+        }
+    }
+
+    fn start(&mut self, action: Action, why: Why) {
+        match action {
+            Action::Answer { ticket, answer } => {
+                let Some(Open { reply, vm, want }) = self.open.remove(&ticket.0) else { return };
+                let permit = matches!(answer, Answer::Permit { .. });
+                let _ = reply.send((answer, why));
+                if permit && self.requested.insert(vm.uid.clone(), want) != Some(want) {
+                    self.effects.note_requested(vm, want);
+                }
+            }
+            Action::Resize { pod, number, requests } => {
+                self.effects.resize(pod, number, requests, why);
+            }
+            Action::Approve { vm, seal, replaces } => self.effects.approve(vm, seal, replaces, why),
+            Action::Notice { vm, notice } => self.effects.notice(vm, notice),
+        }
+    }
+
+    fn take(&mut self, command: Command, now: Moment) {
+        match command {
+            Command::Event(event) => {
+                if let Event::VmGone(uid) = &event {
+                    self.requested.remove(uid);
+                }
+                self.ledger.handle(event, now);
+            }
+            Command::Permit { asked, reply } => {
+                self.last_ticket += 1;
+                let (ticket, vm, want) = (self.last_ticket, asked.vm.clone(), asked.want);
+                self.open.insert(ticket, Open { reply, vm, want });
+                self.ledger.handle(Event::Asked(Asked { ticket: Ticket(ticket), ..asked }), now);
+            }
+            Command::Filter { pod, nodes, reply } => {
+                let _ = reply.send(self.ledger.filter(&pod, &nodes));
+            }
+            Command::Prioritize { pod, nodes, reply } => {
+                let _ = reply.send(self.ledger.prioritize(&pod, &nodes));
+            }
+            Command::Preempt { pod, victims, reply } => {
+                let victims = victims.iter().map(|(node, uids)| (node, uids.as_slice()));
+                let _ = reply.send(self.ledger.preempt(&pod, victims));
+            }
+            Command::Bind { pod_uid, node, reply } => {
+                let _ = reply.send(self.bind(&pod_uid, &node, now));
+            }
+            Command::Dump { reply } => {
+                let _ = reply.send(self.ledger.dump());
+            }
+        }
+    }
+
+    fn bind(&mut self, pod_uid: &str, node: &str, now: Moment) -> Result<(), Unbound> {
+        if !self.ledger.knows_pod(pod_uid) {
+            return Err(Unbound::UnknownPod);
+        }
+        let placed = self.ledger.may_bind(pod_uid, node).map_err(Unbound::Refused)?;
+        self.ledger.handle(Event::Placing(placed), now);
+        Ok(())
+    }
+}

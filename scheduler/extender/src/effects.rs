@@ -1,0 +1,359 @@
+//! What the ledger wants done at the API server. Every effect has a deadline and ends in an event.
+
+use std::time::{Duration, Instant};
+
+use controller_api::{Approval, VirtualMachine, names};
+use guest_units::{Bytes, Size};
+use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Api, Patch, PatchParams, PostParams};
+use kube::runtime::events::{Event as UserEvent, EventType, Recorder};
+use kube::{Client, Resource as _};
+use scheduler_ledger::{Amount, Event, Notice, ResizeResult, Seal, Why};
+use scheduler_protocol::ObjectRef;
+use scheduler_protocol::extender::BindingArgs;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
+use crate::core::Core;
+use crate::error::Chain;
+use crate::lease::LeaseState;
+use crate::metrics::Metrics;
+use crate::sign::Signer;
+
+/// The hands of the ledger.
+#[derive(Clone)]
+pub(crate) struct Effects {
+    pub(crate) client: Client,
+    pub(crate) signer: Signer,
+    pub(crate) lease: LeaseState,
+    pub(crate) recorder: Recorder,
+    pub(crate) core: Core,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) metrics: Metrics,
+    /// How long one call may take.
+    pub(crate) limit: Duration,
+}
+
+/// A call of the API server did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallError {
+    #[error("call the API server")]
+    Api { source: Box<kube::Error> },
+    #[error("no answer from the API server within {limit:?}")]
+    Deadline { limit: Duration },
+    #[error("{0}")]
+    OutOfDate(&'static str),
+    #[error("sign the approval")]
+    Sign { source: crate::files::FileError },
+    #[error("build the patch")]
+    Patch { source: serde_json::Error },
+}
+
+impl From<kube::Error> for CallError {
+    fn from(source: kube::Error) -> Self {
+        Self::Api { source: Box::new(source) }
+    }
+}
+
+impl CallError {
+    /// The API server's word, if it is one: then nothing was done.
+    pub(crate) fn status(&self) -> Option<u16> {
+        match self {
+            Self::Api { source } => match &**source {
+                kube::Error::Api(status) => Some(status.code),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    fn label(&self) -> &'static str {
+        match self {
+            Self::Api { .. } => match self.status() {
+                Some(400..=499) => "refused",
+                Some(_) => "server",
+                None => "connection",
+            },
+            Self::Deadline { .. } => "deadline",
+            Self::OutOfDate(_) => "out_of_date",
+            Self::Sign { .. } => "sign",
+            Self::Patch { .. } => "patch",
+        }
+    }
+}
+
+impl Effects {
+    async fn call<T>(
+        &self,
+        operation: &'static str,
+        call: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, CallError> {
+        let limit = self.limit;
+        let result = match timeout(limit, call).await {
+            Ok(result) => result,
+            Err(_) => Err(CallError::Deadline { limit }),
+        };
+        let outcome = result.as_ref().map_or_else(CallError::label, |_| "success");
+        self.metrics.operation(operation, outcome);
+        result
+    }
+
+    /// Sets the requests of a runner pod's main container.
+    pub(crate) fn resize(&self, pod: ObjectRef, number: u64, requests: Amount, why: Why) {
+        let this = self.clone();
+        let _task = self.tasks.spawn(async move {
+            let started = Instant::now();
+            let api: Api<Pod> = Api::namespaced(this.client.clone(), &pod.namespace);
+            let patch = resize_patch(&pod.uid, requests);
+            let (parameters, patch) = (PatchParams::default(), Patch::Strategic(&patch));
+            let call = async {
+                let sent = api.patch_subresource("resize", &pod.name, &parameters, &patch).await;
+                Ok(sent?)
+            };
+            let result = match this.call("resize", call).await {
+                Ok(answer) => {
+                    let generation = answer.metadata.generation.unwrap_or(0);
+                    ResizeResult::Accepted { generation: u64::try_from(generation).unwrap_or(0) }
+                }
+                Err(err) => {
+                    tracing::warn!(
+                        pod = pod.name, namespace = pod.namespace, error = %Chain(&err), "pod not resized"
+                    );
+                    match err.status() {
+                        Some(403 | 404 | 409 | 422) => ResizeResult::Refused,
+                        _ => ResizeResult::Unknown,
+                    }
+                }
+            };
+            tracing::info!(
+                pod = pod.name, namespace = pod.namespace, requests = %requests, why = why.label(),
+                accepted = matches!(result, ResizeResult::Accepted { .. }),
+                ms = millis(started), "pod resize sent"
+            );
+            let _ = this.core.tell(Event::ResizeEnded { pod: pod.uid, number, result }).await;
+        });
+    }
+
+    /// Signs an approval and writes it on a VM.
+    pub(crate) fn approve(
+        &self,
+        vm: ObjectRef,
+        seal: Seal,
+        replaces: Option<(u64, u64)>,
+        why: Why,
+    ) {
+        let this = self.clone();
+        let _task = self.tasks.spawn(async move {
+            let written = this.call("approve", this.write_approval(&vm, seal, replaces)).await;
+            match &written {
+                Ok(()) => tracing::info!(
+                    vm = vm.name, namespace = vm.namespace, generation = seal.generation,
+                    epoch = seal.epoch, size = %seal.size, why = why.label(), "approval written"
+                ),
+                Err(err) => tracing::warn!(
+                    vm = vm.name, namespace = vm.namespace, generation = seal.generation,
+                    error = %Chain(err), "approval not written"
+                ),
+            }
+            let (generation, written) = (seal.generation, written.is_ok());
+            let _ = this.core.tell(Event::ApproveEnded { vm: vm.uid, generation, written }).await;
+        });
+    }
+
+    async fn write_approval(
+        &self,
+        vm: &ObjectRef,
+        seal: Seal,
+        replaces: Option<(u64, u64)>,
+    ) -> Result<(), CallError> {
+        let api: Api<VirtualMachine> = Api::namespaced(self.client.clone(), &vm.namespace);
+        let object = api.get(&vm.name).await?;
+        if self.signer.visible(&object).map(|seal| seal.place()) != replaces {
+            return Err(CallError::OutOfDate("the object shows another approval"));
+        }
+        if !self.lease.holds(seal.epoch) {
+            return Err(CallError::OutOfDate("the lease is not held any more"));
+        }
+        let approval =
+            self.signer.sign(&vm.uid, seal).map_err(|source| CallError::Sign { source })?;
+        let patch = serde_json::from_value(approval_patch(&object.metadata, vm, &approval))
+            .map_err(|source| CallError::Patch { source })?;
+        api.patch(&vm.name, &PatchParams::default(), &Patch::<()>::Json(patch)).await?;
+        Ok(())
+    }
+
+    /// Notes what an agent asked for, as the reference does. Best effort: nothing depends on it.
+    pub(crate) fn note_requested(&self, vm: ObjectRef, want: Size) {
+        let this = self.clone();
+        let _task = self.tasks.spawn(async move {
+            let api: Api<VirtualMachine> = Api::namespaced(this.client.clone(), &vm.namespace);
+            let text = json!(want).to_string();
+            let patch = json!({ "metadata": {
+                "uid": vm.uid, "annotations": { names::ANNOTATION_REQUESTED: text }
+            } });
+            let call = async {
+                api.patch(&vm.name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
+                Ok(())
+            };
+            if let Err(err) = this.call("note_requested", call).await {
+                tracing::debug!(vm = vm.name, error = %Chain(&err), "request not noted");
+            }
+        });
+    }
+
+    /// Tells the users of a VM.
+    pub(crate) fn notice(&self, vm: ObjectRef, notice: Notice) {
+        let this = self.clone();
+        let _task = self.tasks.spawn(async move {
+            let (type_, reason, note) = match notice {
+                Notice::Denied { reason } => (EventType::Warning, "PermitDenied", reason),
+                Notice::Served { size } => {
+                    (EventType::Normal, "PermitServed", format!("there is room now: {size}"))
+                }
+            };
+            let event = UserEvent {
+                type_,
+                reason: reason.to_owned(),
+                note: Some(note),
+                action: "Permit".to_owned(),
+                secondary: None,
+            };
+            let object = ObjectReference {
+                api_version: Some(VirtualMachine::api_version(&()).into_owned()),
+                kind: Some(VirtualMachine::kind(&()).into_owned()),
+                name: Some(vm.name.clone()),
+                namespace: Some(vm.namespace.clone()),
+                uid: Some(vm.uid),
+                ..ObjectReference::default()
+            };
+            let call = async { Ok(this.recorder.publish(&event, &object).await?) };
+            if let Err(err) = this.call("event", call).await {
+                tracing::debug!(vm = vm.name, error = %Chain(&err), "event not written");
+            }
+        });
+    }
+
+    /// Binds a pod to a node.
+    pub(crate) async fn bind(&self, args: &BindingArgs) -> Result<(), CallError> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &args.pod_namespace);
+        let binding = Binding {
+            metadata: ObjectMeta {
+                name: Some(args.pod_name.clone()),
+                namespace: Some(args.pod_namespace.clone()),
+                uid: Some(args.pod_uid.clone()),
+                ..ObjectMeta::default()
+            },
+            target: ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Node".to_owned()),
+                name: Some(args.node.clone()),
+                ..ObjectReference::default()
+            },
+        };
+        let parameters = PostParams::default();
+        let call = async {
+            let posted =
+                api.create_subresource("binding", &args.pod_name, &parameters, &binding).await;
+            let _status: Value = posted?;
+            Ok(())
+        };
+        self.call("bind", call).await
+    }
+
+    /// Looks a pod up that the watch has not shown yet.
+    pub(crate) async fn look_up(&self, namespace: &str, name: &str) -> Result<Pod, CallError> {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        self.call("get_pod", async { Ok(api.get(name).await?) }).await
+    }
+}
+
+pub(crate) fn millis(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The uid makes the API server refuse a later pod of the same name.
+fn resize_patch(uid: &str, requests: Amount) -> Value {
+    let Amount { cpu_millis, memory_bytes } = requests;
+    json!({
+        "metadata": { "uid": uid },
+        "spec": { "containers": [{
+            "name": names::RUNNER_CONTAINER,
+            "resources": { "requests": {
+                "cpu": format!("{cpu_millis}m"),
+                "memory": Bytes(memory_bytes).to_string(),
+            } },
+        }] },
+    })
+}
+
+/// Replaces the approval that was read, or nothing.
+fn approval_patch(metadata: &ObjectMeta, vm: &ObjectRef, approval: &Approval) -> Value {
+    let mut steps = vec![json!({ "op": "test", "path": "/metadata/uid", "value": vm.uid })];
+    let annotations = metadata.annotations.as_ref();
+    match annotations.and_then(|all| all.get(names::ANNOTATION_APPROVED_PROOF)) {
+        Some(proof) => steps.push(json!({
+            "op": "test", "path": annotation_path(names::ANNOTATION_APPROVED_PROOF), "value": proof,
+        })),
+        // That something is absent cannot be tested: nothing at all may have changed.
+        None => steps.push(json!({
+            "op": "test", "path": "/metadata/resourceVersion", "value": metadata.resource_version,
+        })),
+    }
+    if annotations.is_none_or(|all| all.is_empty()) {
+        steps.push(json!({ "op": "add", "path": "/metadata/annotations", "value": {} }));
+    }
+    for (key, value) in approval.to_annotations() {
+        steps.push(json!({ "op": "add", "path": annotation_path(&key), "value": value }));
+    }
+    Value::Array(steps)
+}
+
+fn annotation_path(key: &str) -> String {
+    format!("/metadata/annotations/{}", key.replace('~', "~0").replace('/', "~1"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use guest_units::MilliCpu;
+
+    #[test]
+    fn a_resize_touches_requests_of_the_main_container_only() {
+        let patch =
+            resize_patch("p1", Amount { cpu_millis: 1100, memory_bytes: (1 << 30) + (256 << 20) });
+        assert_eq!(
+            patch,
+            json!({"metadata": {"uid": "p1"}, "spec": {"containers": [{"name": "neonvm-runner",
+                "resources": {"requests": {"cpu": "1100m", "memory": "1280Mi"}}}]}})
+        );
+    }
+
+    #[test]
+    fn an_approval_replaces_only_what_was_read() {
+        let vm = ObjectRef { namespace: "d".into(), name: "v".into(), uid: "u1".into() };
+        let approval = Approval {
+            size: Size { cpu: MilliCpu(1000), memory: Bytes::from_gib(1) },
+            epoch: 1,
+            generation: 2,
+            signature: "s".into(),
+        };
+        let mut metadata =
+            ObjectMeta { resource_version: Some("7".into()), ..ObjectMeta::default() };
+        let patch = approval_patch(&metadata, &vm, &approval);
+        assert_eq!(patch[1]["path"], "/metadata/resourceVersion");
+        assert_eq!(patch[2], json!({"op": "add", "path": "/metadata/annotations", "value": {}}));
+        assert_eq!(patch.as_array().unwrap().len(), 5);
+        metadata.annotations =
+            Some([(names::ANNOTATION_APPROVED_PROOF.to_owned(), "old".to_owned())].into());
+        let patch = approval_patch(&metadata, &vm, &approval);
+        assert_eq!(
+            patch[1],
+            json!({"op": "test", "value": "old",
+                "path": "/metadata/annotations/internal.autoscaling.neon.tech~1resources-approved-proof"})
+        );
+        assert_eq!(patch.as_array().unwrap().len(), 4);
+        let _patch: Patch<()> = Patch::Json(serde_json::from_value(patch).unwrap());
+    }
+}

@@ -1,0 +1,93 @@
+//! The TLS listener: accepts, finds out who the client is, serves the routes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::{Extension, Router};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::error::Chain;
+use crate::tls::{Peer, TlsFiles};
+
+/// More connections wait until others are closed.
+const MAX_CONNECTIONS: usize = 2048;
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
+const HEADER_LIMIT: Duration = Duration::from_secs(30);
+
+/// Serves until the stop; then open requests may end.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    tls: Arc<TlsFiles>,
+    routes: Router,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(turn) = Arc::clone(&room).acquire_owned().await else { return };
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(err) => {
+                    // Out of descriptors, or a client that went away: others may still come.
+                    tracing::warn!(error = %Chain(&err), "connection not accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+            () = shutdown.cancelled() => return,
+        };
+        let (tls, routes, shutdown) = (Arc::clone(&tls), routes.clone(), shutdown.clone());
+        let _task = tasks.spawn(connection(stream, tls, routes, turn, shutdown));
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    tls: Arc<TlsFiles>,
+    routes: Router,
+    _turn: OwnedSemaphorePermit,
+    shutdown: CancellationToken,
+) {
+    let config = match tls.get() {
+        Ok(config) => config,
+        Err(err) => {
+            tracing::error!(error = %Chain(&err), "no usable certificate, connection closed");
+            return;
+        }
+    };
+    let _ = stream.set_nodelay(true);
+    let stream = match timeout(HANDSHAKE_LIMIT, TlsAcceptor::from(config).accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(err)) => {
+            tracing::debug!(error = %Chain(&err), "handshake failed");
+            return;
+        }
+        Err(_) => return,
+    };
+    let peer = Peer::of(stream.get_ref().1.peer_certificates());
+    let service = TowerToHyperService::new(routes.layer(Extension(peer)));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_LIMIT)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = shutdown.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(err) = served {
+        tracing::debug!(error = %Chain(&err), "connection broken");
+    }
+}

@@ -1,0 +1,243 @@
+//! Who may grant: the holder of the Lease `autoscale-scheduler`.
+//!
+//! The number of changes of hands is the epoch. A process that begins counts as a new holder, so an epoch is never
+//! used twice. A holder stops granting when it could not renew for [`DEADLINE`], by its own monotonic clock; another takes over
+//! only after the lease has stood still for [`DURATION`], by its own clock: no two grant at a time, whatever the clocks say.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use kube::api::{Api, PostParams};
+use ring::rand::{SecureRandom as _, SystemRandom};
+use scheduler_ledger::Event;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::core::{Core, Ended, Known};
+use crate::effects::CallError;
+use crate::error::Chain;
+
+const NAME: &str = "autoscale-scheduler";
+/// A lease that stands still so long is nobody's.
+const DURATION: Duration = Duration::from_secs(6);
+const DURATION_SECONDS: i32 = 6;
+/// A holder grants so long after its last renewal.
+const DEADLINE: Duration = Duration::from_secs(4);
+const RENEW_EVERY: Duration = Duration::from_secs(1);
+const CALL_LIMIT: Duration = Duration::from_secs(2);
+
+/// Whether the lease is held right now. The last check before anything is signed.
+#[derive(Clone, Default)]
+pub(crate) struct LeaseState(Arc<Mutex<Option<Held>>>);
+
+#[derive(Clone, Copy)]
+struct Held {
+    epoch: u64,
+    until: Instant,
+}
+
+impl LeaseState {
+    pub(crate) fn holds(&self, epoch: u64) -> bool {
+        self.held().is_some_and(|held| held.epoch == epoch)
+    }
+
+    pub(crate) fn held_at_all(&self) -> bool {
+        self.held().is_some()
+    }
+
+    fn held(&self) -> Option<Held> {
+        // A panic while holding the lock cannot leave the state half-written.
+        let held = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        held.filter(|held| Instant::now() < held.until)
+    }
+
+    fn set(&self, held: Option<Held>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = held;
+    }
+}
+
+/// The one that wants the lease.
+pub(crate) struct Candidate {
+    api: Api<Lease>,
+    pod_name: String,
+    identity: String,
+    state: LeaseState,
+    known: Arc<Known>,
+    core: Core,
+    mine: Option<u64>,
+    /// The lease of another, and since when it stands still.
+    other: Option<(Option<String>, Instant)>,
+}
+
+impl Candidate {
+    pub(crate) fn new(
+        api: Api<Lease>,
+        pod_name: String,
+        state: LeaseState,
+        known: Arc<Known>,
+        core: Core,
+    ) -> Self {
+        let mut random = [0_u8; 6];
+        // Without randomness, the time still tells processes apart.
+        if SystemRandom::new().fill(&mut random).is_err() {
+            let nanos = Timestamp::now().subsec_nanosecond().to_be_bytes();
+            random[..4].copy_from_slice(&nanos);
+        }
+        let suffix: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let identity = format!("{pod_name}_{suffix}");
+        Self { api, pod_name, identity, state, known, core, mine: None, other: None }
+    }
+
+    pub(crate) async fn run(mut self, shutdown: CancellationToken) {
+        loop {
+            let epoch = match timeout(CALL_LIMIT, self.step()).await {
+                Ok(Ok(epoch)) => epoch,
+                Ok(Err(err)) => {
+                    tracing::warn!(error = %Chain(&err), "lease not renewed");
+                    self.mine.filter(|_| self.state.held_at_all())
+                }
+                Err(_) => {
+                    tracing::warn!(limit = ?CALL_LIMIT, "lease not renewed in time");
+                    self.mine.filter(|_| self.state.held_at_all())
+                }
+            };
+            if self.note(epoch).await.is_err() {
+                return;
+            }
+            tokio::select! {
+                () = sleep(RENEW_EVERY) => {}
+                () = shutdown.cancelled() => break,
+            }
+        }
+        self.state.set(None);
+        if self.mine.is_some() {
+            let _ = timeout(CALL_LIMIT, self.release()).await;
+        }
+    }
+
+    /// Makes a change known to the ledger.
+    async fn note(&mut self, epoch: Option<u64>) -> Result<(), Ended> {
+        if epoch == self.mine {
+            return Ok(());
+        }
+        self.mine = epoch;
+        match epoch {
+            Some(epoch) => tracing::info!(epoch, "lease taken"),
+            None => {
+                self.state.set(None);
+                tracing::warn!("lease lost, nothing is granted");
+            }
+        }
+        self.core.tell(Event::Leader(epoch)).await
+    }
+
+    /// One attempt to get or keep the lease. Says the epoch, if it is held now.
+    async fn step(&mut self) -> Result<Option<u64>, CallError> {
+        let started = Instant::now();
+        let Some(lease) = self.api.get_opt(NAME).await? else {
+            let epoch = self.next_epoch(0);
+            let lease = self.lease(ObjectMeta::default(), epoch, None);
+            self.api.create(&PostParams::default(), &lease).await?;
+            return Ok(Some(self.held(epoch, started)));
+        };
+        let spec = lease.spec.clone().unwrap_or_default();
+        let counted = u64::try_from(spec.lease_transitions.unwrap_or(0)).unwrap_or(0);
+        let holder = spec.holder_identity.unwrap_or_default();
+        let newest = self.known.newest_epoch.load(Ordering::Relaxed);
+        if holder == self.identity {
+            // Approvals of a later epoch than ours can only come from a lease that was deleted: they would all win.
+            let epoch = if newest > counted { newest + 1 } else { counted };
+            let since = spec.acquire_time.filter(|_| epoch == counted);
+            let renewed = self.lease(lease.metadata, epoch, since);
+            self.api.replace(NAME, &PostParams::default(), &renewed).await?;
+            return Ok(Some(self.held(epoch, started)));
+        }
+        if !self.may_take(&holder, lease.metadata.resource_version.clone(), started) {
+            return Ok(None);
+        }
+        let epoch = self.next_epoch(counted);
+        let taken = self.lease(lease.metadata, epoch, None);
+        self.api.replace(NAME, &PostParams::default(), &taken).await?;
+        Ok(Some(self.held(epoch, started)))
+    }
+
+    fn held(&self, epoch: u64, started: Instant) -> u64 {
+        self.state.set(Some(Held { epoch, until: started + DEADLINE }));
+        epoch
+    }
+
+    fn next_epoch(&self, counted: u64) -> u64 {
+        counted.max(self.known.newest_epoch.load(Ordering::Relaxed)) + 1
+    }
+
+    /// Whether the holder is gone: it said so, it ran in this very pod, or the lease stands still.
+    fn may_take(&mut self, holder: &str, version: Option<String>, now: Instant) -> bool {
+        let same_pod = holder.rsplit_once('_').is_some_and(|(pod, _)| pod == self.pod_name);
+        if holder.is_empty() || same_pod {
+            return true;
+        }
+        match &self.other {
+            Some((known, since)) if *known == version => now - *since > DURATION,
+            _ => {
+                self.other = Some((version, now));
+                false
+            }
+        }
+    }
+
+    fn lease(&self, metadata: ObjectMeta, epoch: u64, since: Option<MicroTime>) -> Lease {
+        let now = MicroTime(Timestamp::now());
+        Lease {
+            metadata: ObjectMeta {
+                name: Some(NAME.to_owned()),
+                namespace: self.api.namespace().map(str::to_owned),
+                resource_version: metadata.resource_version,
+                uid: metadata.uid,
+                ..ObjectMeta::default()
+            },
+            spec: Some(LeaseSpec {
+                holder_identity: Some(self.identity.clone()),
+                lease_duration_seconds: Some(DURATION_SECONDS),
+                lease_transitions: Some(i32::try_from(epoch).unwrap_or(i32::MAX)),
+                acquire_time: Some(since.unwrap_or_else(|| now.clone())),
+                renew_time: Some(now),
+                ..LeaseSpec::default()
+            }),
+        }
+    }
+
+    /// Lets the next one begin at once.
+    async fn release(&self) -> Result<(), CallError> {
+        let Some(mut lease) = self.api.get_opt(NAME).await? else { return Ok(()) };
+        let Some(spec) = lease.spec.as_mut() else { return Ok(()) };
+        if spec.holder_identity.as_deref() == Some(&self.identity) {
+            spec.holder_identity = Some(String::new());
+            self.api.replace(NAME, &PostParams::default(), &lease).await?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lease_ends_by_itself_and_is_of_one_epoch() {
+        let state = LeaseState::default();
+        assert!(!state.holds(1));
+        state.set(Some(Held { epoch: 3, until: Instant::now() + DURATION }));
+        assert!(state.holds(3) && !state.holds(2) && state.held_at_all());
+        state.set(Some(Held { epoch: 3, until: Instant::now() }));
+        assert!(!state.holds(3) && !state.held_at_all());
+    }
+
+    #[test]
+    fn a_holder_stops_before_another_begins() {
+        assert!(DEADLINE + CALL_LIMIT <= DURATION);
+    }
+}

@@ -1,0 +1,82 @@
+//! Plain and read-only: `/metrics` on one port, `/healthz` and `/readyz` on another.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+use tokio::time::timeout;
+
+use crate::core::{Command, Core, Known};
+use crate::lease::LeaseState;
+use crate::metrics::Metrics;
+use crate::tls::TlsFiles;
+
+/// A ledger that does not answer within this is stuck.
+const STUCK: Duration = Duration::from_secs(5);
+
+/// What the metrics are made of.
+pub(crate) struct Scrape {
+    pub(crate) registry: Registry,
+    pub(crate) metrics: Metrics,
+    pub(crate) core: Core,
+    pub(crate) watermark: f64,
+}
+
+pub(crate) fn metrics(scrape: Arc<Scrape>) -> Router {
+    Router::new().route("/metrics", get(render)).with_state(scrape)
+}
+
+async fn render(State(scrape): State<Arc<Scrape>>) -> Response {
+    if let Ok(Ok(dump)) = timeout(STUCK, scrape.core.ask(|reply| Command::Dump { reply })).await {
+        scrape.metrics.nodes(&dump, scrape.watermark);
+    }
+    let mut text = String::new();
+    match encode(&mut text, &scrape.registry) {
+        Ok(()) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+/// What health is made of.
+#[derive(Clone)]
+pub(crate) struct Health {
+    pub(crate) core: Core,
+    pub(crate) known: Arc<Known>,
+    pub(crate) lease: LeaseState,
+    pub(crate) tls: Arc<TlsFiles>,
+}
+
+pub(crate) fn health(health: Health) -> Router {
+    Router::new().route("/healthz", get(alive)).route("/readyz", get(ready)).with_state(health)
+}
+
+async fn alive(State(health): State<Health>) -> Response {
+    match timeout(STUCK, health.core.ask(|reply| Command::Dump { reply })).await {
+        Ok(Ok(_)) => "ok".into_response(),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "the ledger does not answer").into_response(),
+    }
+}
+
+async fn ready(State(health): State<Health>) -> Response {
+    let reason = if health.tls.get().is_err() {
+        "there is no certificate yet"
+    } else if !health.known.complete.load(Ordering::Relaxed) {
+        "nodes, pods and VMs are not completely known yet"
+    } else if !health.lease.held_at_all() {
+        "the lease is not held"
+    } else {
+        return "ok".into_response();
+    };
+    (StatusCode::SERVICE_UNAVAILABLE, reason).into_response()
+}

@@ -1,0 +1,339 @@
+//! What is answered over TLS: permits of agents, and the calls of kube-scheduler.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use axum::{Extension, Json, Router};
+use http::StatusCode;
+use scheduler_ledger::{Answer, Asked, Ticket, Why};
+use scheduler_protocol::extender::{
+    self, BindingArgs, BindingResult, ExtenderArgs, FilterResult, HostPriority, PreemptionArgs,
+    PreemptionResult,
+};
+use scheduler_protocol::{
+    Approval, MAX_BODY_BYTES, MAX_REASON_CHARS, PERMIT_PATH, PermitAnswer, PermitRequest, Refusal,
+    RefusalCode,
+};
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+
+use crate::auth::Authenticator;
+use crate::convert;
+use crate::core::{Command, Core, Unbound};
+use crate::effects::{Effects, millis};
+use crate::error::Chain;
+use crate::lease::LeaseState;
+use crate::metrics::Metrics;
+use crate::sign::Signer;
+use crate::tls::Peer;
+
+/// So many permits at a time.
+pub(crate) const MAX_PERMITS: usize = 1024;
+
+/// What the handlers share.
+pub(crate) struct Shared {
+    pub(crate) core: Core,
+    pub(crate) agents: Authenticator,
+    pub(crate) effects: Effects,
+    pub(crate) signer: Signer,
+    pub(crate) lease: LeaseState,
+    pub(crate) metrics: Metrics,
+    pub(crate) permits: Semaphore,
+}
+
+pub(crate) fn router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route(PERMIT_PATH, post(permit))
+        .route("/scheduler/filter", post(filter))
+        .route("/scheduler/prioritize", post(prioritize))
+        .route("/scheduler/preempt", post(preempt))
+        .route("/scheduler/bind", post(bind))
+        .with_state(shared)
+}
+
+/// A refusal on its way out.
+struct Refused(Refusal);
+
+impl Refused {
+    fn new(code: RefusalCode, message: impl Into<String>) -> Self {
+        Self(Refusal { code, message: message.into(), newest: None })
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        let status =
+            StatusCode::from_u16(self.0.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, Json(self.0)).into_response()
+    }
+}
+
+impl From<crate::core::Ended> for Refused {
+    fn from(_: crate::core::Ended) -> Self {
+        Self::new(RefusalCode::NotReady, "the scheduler is stopping")
+    }
+}
+
+async fn permit(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let started = Instant::now();
+    let answered = answer_permit(&shared, request, started).await;
+    let code = answered.as_ref().map_or_else(|refused| refused.0.code.status(), |_| 200);
+    shared.metrics.request(code);
+    match answered {
+        Ok(answer) => Json(answer).into_response(),
+        Err(refused) => {
+            let Refusal { code, message, .. } = &refused.0;
+            tracing::info!(code = code.label(), message, ms = millis(started), "permit refused");
+            refused.into_response()
+        }
+    }
+}
+
+async fn answer_permit(
+    shared: &Shared,
+    request: Request,
+    started: Instant,
+) -> Result<PermitAnswer, Refused> {
+    let Ok(_turn) = shared.permits.try_acquire() else {
+        return Err(Refused::new(RefusalCode::Busy, "too many requests at a time"));
+    };
+    // Who asks is known before a byte of the body is read.
+    let caller = shared.agents.caller(request.headers()).await;
+    let caller = caller.map_err(|err| Refused::new(err.code(), err.to_string()))?;
+    let body = read(request.into_body(), MAX_BODY_BYTES).await?;
+    let request: PermitRequest = parse(&body)?;
+    request.check().map_err(|err| Refused::new(RefusalCode::BadRequest, err.to_string()))?;
+    let asked = Asked {
+        ticket: Ticket(0),
+        caller_node: caller.node.clone(),
+        vm: request.vm.clone(),
+        pod: request.pod.clone(),
+        generation: request.generation,
+        want: request.want,
+        least: request.least,
+    };
+    let (answer, why) = shared.core.ask(|reply| Command::Permit { asked, reply }).await?;
+    let answer = signed(shared, &request, answer)?;
+    shared.metrics.decided(answer.outcome.label(), why.label(), &caller.node, started.elapsed());
+    tracing::info!(
+        vm = request.vm.name, namespace = request.vm.namespace, generation = request.generation,
+        outcome = answer.outcome.label(), why = why.label(), want = %request.want,
+        permit = %answer.permit, reason = answer.reason, ms = millis(started), "permit decided"
+    );
+    Ok(answer)
+}
+
+/// The last step: nothing is signed when the lease has run out meanwhile.
+fn signed(
+    shared: &Shared,
+    request: &PermitRequest,
+    answer: Answer,
+) -> Result<PermitAnswer, Refused> {
+    let (generation, outcome, seal, reason) = match answer {
+        Answer::Permit { generation, outcome, seal, reason } => (generation, outcome, seal, reason),
+        Answer::Refused { code, message, newest } => {
+            return Err(Refused(Refusal { code, message, newest }));
+        }
+    };
+    if !shared.lease.holds(seal.epoch) {
+        return Err(Refused::new(RefusalCode::NotReady, "the lease was lost"));
+    }
+    let approval = shared.signer.sign(&request.vm.uid, seal).map_err(|err| {
+        tracing::error!(error = %Chain(&err), "approval not signed");
+        Refused::new(RefusalCode::Internal, "the approval cannot be signed")
+    })?;
+    let controller_api::Approval { size, epoch, generation: number, signature } = approval;
+    Ok(PermitAnswer {
+        version: request.version,
+        epoch,
+        generation,
+        outcome,
+        permit: size,
+        approval: Approval { size, epoch, generation: number, signature },
+        reason: reason.chars().take(MAX_REASON_CHARS).collect(),
+    })
+}
+
+async fn read(body: Body, limit: usize) -> Result<axum::body::Bytes, Refused> {
+    to_bytes(body, limit).await.map_err(|err| {
+        let source = std::error::Error::source(&err);
+        if source.is_some_and(|source| source.is::<http_body_util::LengthLimitError>()) {
+            Refused::new(RefusalCode::TooLarge, format!("the body has more than {limit} bytes"))
+        } else {
+            Refused::new(RefusalCode::BadRequest, "the body ended early")
+        }
+    })
+}
+
+fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refused> {
+    serde_json::from_slice(body)
+        .map_err(|err| Refused::new(RefusalCode::BadRequest, format!("the body: {err}")))
+}
+
+/// Lets nobody but kube-scheduler in.
+async fn from_scheduler(
+    shared: &Shared,
+    method: &'static str,
+    peer: Peer,
+    body: Body,
+) -> Result<axum::body::Bytes, Refused> {
+    if !peer.kube_scheduler {
+        shared.metrics.extension_call(method, "forbidden");
+        return Err(Refused::new(
+            RefusalCode::Forbidden,
+            "the client certificate is not kube-scheduler's",
+        ));
+    }
+    read(body, extender::MAX_BODY_BYTES).await
+}
+
+fn called(shared: &Shared, method: &'static str, response: &Response) {
+    let outcome = if response.status().is_success() { "success" } else { "error" };
+    shared.metrics.extension_call(method, outcome);
+}
+
+async fn filter(
+    State(shared): State<Arc<Shared>>,
+    Extension(peer): Extension<Peer>,
+    body: Body,
+) -> Response {
+    let answered: Result<_, Refused> = async {
+        let body = from_scheduler(&shared, "filter", peer, body).await?;
+        let args: ExtenderArgs<'_> = parse(&body)?;
+        let pod = convert::pod_view(&args.pod);
+        let Some(nodes) = args.node_names else {
+            let error = "the extender needs nodeCacheCapable: true".to_owned();
+            return Ok(FilterResult { error, ..FilterResult::default() });
+        };
+        let name = pod.name.clone();
+        let placed = shared.core.ask(|reply| Command::Filter { pod, nodes, reply }).await?;
+        Ok(match placed {
+            Ok(placement) => {
+                tracing::debug!(pod = name, nodes = ?placement.nodes, refused = ?placement.refused, "filtered");
+                FilterResult {
+                    node_names: placement.nodes,
+                    failed_nodes: placement.refused,
+                    error: String::new(),
+                }
+            }
+            Err(err) => FilterResult { error: err.to_string(), ..FilterResult::default() },
+        })
+    }
+    .await;
+    let response = answered.map(Json).into_response();
+    called(&shared, "filter", &response);
+    response
+}
+
+async fn prioritize(
+    State(shared): State<Arc<Shared>>,
+    Extension(peer): Extension<Peer>,
+    body: Body,
+) -> Response {
+    let answered: Result<_, Refused> = async {
+        let body = from_scheduler(&shared, "prioritize", peer, body).await?;
+        let args: ExtenderArgs<'_> = parse(&body)?;
+        let pod = convert::pod_view(&args.pod);
+        let names = args.node_names.unwrap_or_default();
+        let nodes = names.clone();
+        let scores = shared.core.ask(|reply| Command::Prioritize { pod, nodes, reply }).await?;
+        let scored = names.into_iter().zip(scores);
+        Ok(scored.map(|(host, score)| HostPriority { host, score }).collect::<Vec<_>>())
+    }
+    .await;
+    let response = answered.map(Json).into_response();
+    called(&shared, "prioritize", &response);
+    response
+}
+
+async fn preempt(
+    State(shared): State<Arc<Shared>>,
+    Extension(peer): Extension<Peer>,
+    body: Body,
+) -> Response {
+    let answered: Result<_, Refused> = async {
+        let body = from_scheduler(&shared, "preempt", peer, body).await?;
+        let args: PreemptionArgs<'_> = parse(&body)?;
+        let pod = convert::pod_view(&args.pod);
+        let mut proposed = args.node_name_to_meta_victims.unwrap_or_default();
+        let victims = proposed.iter().map(|(node, victims)| {
+            let uids = victims.pods.iter().flatten().map(|pod| pod.uid.clone());
+            (node.clone(), uids.collect())
+        });
+        let victims = victims.collect();
+        let kept = shared.core.ask(|reply| Command::Preempt { pod, victims, reply }).await?;
+        // A ledger that is not ready lets nobody be evicted.
+        let kept = kept.unwrap_or_default();
+        proposed.retain(|node, _| kept.contains(node));
+        Ok(PreemptionResult { node_name_to_meta_victims: proposed })
+    }
+    .await;
+    let response = answered.map(Json).into_response();
+    called(&shared, "preempt", &response);
+    response
+}
+
+async fn bind(
+    State(shared): State<Arc<Shared>>,
+    Extension(peer): Extension<Peer>,
+    body: Body,
+) -> Response {
+    let answered: Result<_, Refused> = async {
+        let body = from_scheduler(&shared, "bind", peer, body).await?;
+        let args: BindingArgs = parse(&body)?;
+        let error = bind_pod(&shared, &args).await?.err().unwrap_or_default();
+        Ok(BindingResult { error })
+    }
+    .await;
+    let response = answered.map(Json).into_response();
+    called(&shared, "bind", &response);
+    response
+}
+
+async fn bind_pod(shared: &Shared, args: &BindingArgs) -> Result<Result<(), String>, Refused> {
+    let ask = || {
+        let (pod_uid, node) = (args.pod_uid.clone(), args.node.clone());
+        shared.core.ask(|reply| Command::Bind { pod_uid, node, reply })
+    };
+    let mut allowed = ask().await?;
+    if matches!(allowed, Err(Unbound::UnknownPod)) {
+        // kube-scheduler's watch was faster than ours.
+        let pod = shared.effects.look_up(&args.pod_namespace, &args.pod_name).await;
+        let seen =
+            pod.ok().and_then(|pod| convert::pod(&pod)).filter(|pod| pod.uid == args.pod_uid);
+        if let Some(pod) = seen {
+            shared.core.tell(scheduler_ledger::Event::Pod(pod)).await?;
+            allowed = ask().await?;
+        }
+    }
+    match allowed {
+        Err(Unbound::UnknownPod) => return Ok(Err("the pod is not known".to_owned())),
+        Err(Unbound::Refused(reason)) => return Ok(Err(reason)),
+        Ok(()) => {}
+    }
+    let bound = shared.effects.bind(args).await;
+    if let Err(err) = &bound {
+        tracing::warn!(
+            pod = args.pod_name, namespace = args.pod_namespace, node = args.node,
+            error = %Chain(err), "pod not bound"
+        );
+        // Without the API server's word the pod may be bound after all: it counts until the watch tells.
+        if err.status().is_some() {
+            let failed = scheduler_ledger::Event::PlacingFailed(args.pod_uid.clone());
+            shared.core.tell(failed).await?;
+        }
+    } else {
+        tracing::info!(
+            pod = args.pod_name,
+            namespace = args.pod_namespace,
+            node = args.node,
+            why = Why::SpecWants.label(),
+            "pod bound"
+        );
+    }
+    Ok(bound.map_err(|err| Chain(&err).to_string()))
+}

@@ -1,0 +1,190 @@
+//! Wires the parts together.
+//!
+//! What a stop leaves behind: promises, requests and approvals as they are, in the objects; the lease is released, so that the
+//! next process begins at once. Open requests are answered while the drain lasts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::runtime::events::{Recorder, Reporter};
+use kube::{Api, Client};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::auth::Authenticator;
+use crate::config::Config;
+use crate::core::{Known, Owner};
+use crate::effects::Effects;
+use crate::error::Chain;
+use crate::lease::{Candidate, LeaseState};
+use crate::metrics::Metrics;
+use crate::plain::{Health, Scrape};
+use crate::routes::{MAX_PERMITS, Shared};
+use crate::sign::Signer;
+use crate::tls::TlsFiles;
+use crate::{admin, core, http, plain, routes, tls, watch};
+
+const NAME: &str = "autoscale-scheduler";
+/// The operator makes keys and certificates after the installation: they are looked for so often.
+const KEYS_EVERY: Duration = Duration::from_secs(1);
+
+pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
+    // Several crates bring a provider: the choice is made here.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let client = Client::try_default().await.context("reach the API server")?;
+    let listener = bind(config.listen).await?;
+    let (tasks, grace) = (TaskTracker::new(), config.grace);
+    let (parts, mut critical) = open(&config, client, &tasks, &shutdown).await?;
+    if keys(&parts.shared.signer, &parts.tls, &shutdown).await {
+        let Parts { client, core, tls, shared, candidate } = parts;
+        let signer = shared.signer.clone();
+        let routes = routes::router(shared);
+        let stop = shutdown.clone();
+        critical.push(tasks.spawn(http::serve(listener, tls, routes, tasks.clone(), stop)));
+        critical.push(tasks.spawn(candidate.run(shutdown.clone())));
+        let scheduler_name = config.policy.scheduler_name;
+        let watches = watches(client, core, signer, scheduler_name, shutdown.clone());
+        critical.push(tasks.spawn(watches));
+        tracing::info!(listen = %config.listen, "serving");
+    }
+    let early = tokio::select! {
+        _ = futures::future::select_all(&mut critical) => !shutdown.is_cancelled(),
+        () = shutdown.cancelled() => false,
+    };
+    shutdown.cancel();
+    drain(&critical, &tasks, grace).await;
+    anyhow::ensure!(!early, "a task that everything depends on ended early");
+    Ok(())
+}
+
+/// What begins when there are keys.
+struct Parts {
+    client: Client,
+    core: core::Core,
+    tls: Arc<TlsFiles>,
+    shared: Arc<Shared>,
+    candidate: Candidate,
+}
+
+/// Starts the owner of the ledger, and what can be looked at before there are keys.
+async fn open(
+    config: &Config,
+    client: Client,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<(Parts, Vec<JoinHandle<()>>)> {
+    let Config { policy, pod_name, .. } = config;
+    let (metrics_listener, health_listener) =
+        (bind(config.metrics_listen).await?, bind(config.health_listen).await?);
+    let admin_listener = admin::listen(&config.admin_socket)
+        .with_context(|| format!("listen on {}", config.admin_socket.display()))?;
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let (core, commands) = core::channel();
+    let (known, lease) = (Arc::new(Known::default()), LeaseState::default());
+    let signer = Signer::new(config.signing_key.clone());
+    let tls =
+        Arc::new(tls::files(config.certificate.clone(), config.key.clone(), config.ca.clone()));
+    let reporter = Reporter { controller: NAME.to_owned(), instance: Some(pod_name.clone()) };
+    let effects = Effects {
+        client: client.clone(),
+        signer: signer.clone(),
+        lease: lease.clone(),
+        recorder: Recorder::new(client.clone(), reporter),
+        core: core.clone(),
+        tasks: tasks.clone(),
+        metrics: metrics.clone(),
+        limit: policy.call_limit,
+    };
+    let shared = Arc::new(Shared {
+        core: core.clone(),
+        agents: Authenticator::new(client.clone(), policy.call_limit),
+        effects: effects.clone(),
+        signer,
+        lease: lease.clone(),
+        metrics: metrics.clone(),
+        permits: Semaphore::new(MAX_PERMITS),
+    });
+    let leases: Api<Lease> = Api::namespaced(client.clone(), &config.namespace);
+    let (name, state, seen) = (pod_name.clone(), lease.clone(), Arc::clone(&known));
+    let candidate = Candidate::new(leases, name, state, seen, core.clone());
+    let owner = Owner { settings: policy.settings.clone(), effects, known: Arc::clone(&known) };
+    let health = Health { core: core.clone(), known, lease, tls: Arc::clone(&tls) };
+    let scrape = Scrape { registry, metrics, core: core.clone(), watermark: policy.watermark };
+    let (metrics, health) = (plain::metrics(Arc::new(scrape)), plain::health(health));
+    let critical = vec![
+        // The owner of the ledger outlives the drain of the requests: it is stopped last.
+        tasks.spawn(owner.run(commands, CancellationToken::new())),
+        tasks.spawn(serve_plain(metrics_listener, metrics, shutdown.clone())),
+        tasks.spawn(serve_plain(health_listener, health, shutdown.clone())),
+        tasks.spawn(admin::serve(admin_listener, core.clone(), shutdown.clone())),
+    ];
+    Ok((Parts { client, core, tls, shared, candidate }, critical))
+}
+
+/// Waits for what is under way. The owner of the ledger, the first of the tasks, is stopped last.
+async fn drain(critical: &[JoinHandle<()>], tasks: &TaskTracker, grace: Duration) {
+    tasks.close();
+    let rest = async {
+        while tasks.len() > 1 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    if timeout(grace, rest).await.is_err() {
+        tracing::warn!(late = tasks.len(), "stopped without waiting further");
+    }
+    if let Some(owner) = critical.first() {
+        owner.abort();
+    }
+}
+
+async fn bind(address: std::net::SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))
+}
+
+async fn serve_plain(listener: TcpListener, routes: Router, shutdown: CancellationToken) {
+    let served = axum::serve(listener, routes)
+        .with_graceful_shutdown(async move { shutdown.cancelled().await });
+    if let Err(err) = served.await {
+        tracing::error!(error = %Chain(&err), "plain listener ended");
+    }
+}
+
+/// Waits for keys and certificates. Says whether they came before the stop.
+async fn keys(signer: &Signer, tls: &TlsFiles, shutdown: &CancellationToken) -> bool {
+    loop {
+        let missing = signer.check().and_then(|()| tls.get().map(drop));
+        let Err(err) = missing else { return true };
+        tracing::warn!(error = %Chain(&err), "waiting for keys and certificates");
+        tokio::select! {
+            () = sleep(KEYS_EVERY) => {}
+            () = shutdown.cancelled() => return false,
+        }
+    }
+}
+
+async fn watches(
+    client: Client,
+    core: core::Core,
+    signer: Signer,
+    scheduler_name: String,
+    shutdown: CancellationToken,
+) {
+    let ended = tokio::select! {
+        ended = watch::nodes(client.clone(), core.clone()) => ended,
+        ended = watch::pods(client.clone(), core.clone()) => ended,
+        ended = watch::vms(client, core, signer, scheduler_name) => ended,
+        () = shutdown.cancelled() => return,
+    };
+    if ended.is_ok() {
+        tracing::error!("a watch has ended");
+    }
+}

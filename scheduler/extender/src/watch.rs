@@ -1,0 +1,118 @@
+//! What the API server shows: nodes, pods and VMs, as events for the ledger.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+
+use controller_api::VirtualMachine;
+use futures::{Stream, StreamExt as _, pin_mut};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::api::{Api, ApiResource, DynamicObject};
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::watcher::{self, watcher};
+use kube::{Client, ResourceExt as _};
+use scheduler_ledger::Event;
+
+use crate::convert;
+use crate::core::{Core, Ended};
+use crate::error::Chain;
+use crate::sign::Signer;
+
+/// How objects of one kind become events.
+struct Kind<K, S> {
+    name: &'static str,
+    /// What tells objects apart.
+    key: fn(&K) -> Option<String>,
+    seen: S,
+    gone: fn(String) -> Event,
+    listed: fn(BTreeSet<String>) -> Event,
+}
+
+pub(crate) async fn nodes(client: Client, core: Core) -> Result<(), Ended> {
+    let kind = Kind {
+        name: "nodes",
+        key: |node: &Node| node.metadata.name.clone(),
+        seen: |node: &Node| convert::node(node).map(Event::Node),
+        gone: Event::NodeGone,
+        listed: Event::NodesListed,
+    };
+    let stream = watcher(Api::<Node>::all(client), watcher::Config::default());
+    follow(stream.default_backoff(), kind, core).await
+}
+
+pub(crate) async fn pods(client: Client, core: Core) -> Result<(), Ended> {
+    let kind = Kind {
+        name: "pods",
+        key: |pod: &Pod| pod.metadata.uid.clone(),
+        seen: |pod: &Pod| convert::pod(pod).map(Event::Pod),
+        gone: Event::PodGone,
+        listed: Event::PodsListed,
+    };
+    let stream = watcher(Api::<Pod>::all(client), watcher::Config::default());
+    follow(stream.default_backoff(), kind, core).await
+}
+
+/// VMs are read one by one: a single one that cannot be read must not hide the others.
+pub(crate) async fn vms(
+    client: Client,
+    core: Core,
+    signer: Signer,
+    scheduler_name: String,
+) -> Result<(), Ended> {
+    let kind = Kind {
+        name: "virtualmachines",
+        key: |vm: &DynamicObject| vm.metadata.uid.clone(),
+        seen: |object: &DynamicObject| {
+            let vm: VirtualMachine = match object.clone().try_parse() {
+                Ok(vm) => vm,
+                Err(err) => {
+                    let (vm, namespace) = (object.name_any(), object.namespace());
+                    tracing::error!(vm, namespace, error = %Chain(&err), "VM not readable");
+                    return None;
+                }
+            };
+            convert::vm(&vm, &scheduler_name, &signer).map(Event::Vm)
+        },
+        gone: Event::VmGone,
+        listed: Event::VmsListed,
+    };
+    let resource = ApiResource::erase::<VirtualMachine>(&());
+    let api = Api::<DynamicObject>::all_with(client, &resource);
+    follow(watcher(api, watcher::Config::default()).default_backoff(), kind, core).await
+}
+
+async fn follow<K: Debug>(
+    stream: impl Stream<Item = Result<watcher::Event<K>, watcher::Error>>,
+    kind: Kind<K, impl Fn(&K) -> Option<Event>>,
+    core: Core,
+) -> Result<(), Ended> {
+    let mut listing = BTreeSet::new();
+    pin_mut!(stream);
+    while let Some(item) = stream.next().await {
+        match item {
+            Ok(watcher::Event::Init) => listing.clear(),
+            Ok(watcher::Event::InitApply(object)) => {
+                listing.extend((kind.key)(&object));
+                tell(&core, (kind.seen)(&object)).await?;
+            }
+            Ok(watcher::Event::InitDone) => {
+                tracing::info!(kind = kind.name, count = listing.len(), "listed");
+                core.tell((kind.listed)(std::mem::take(&mut listing))).await?;
+            }
+            Ok(watcher::Event::Apply(object)) => tell(&core, (kind.seen)(&object)).await?,
+            Ok(watcher::Event::Delete(object)) => {
+                tell(&core, (kind.key)(&object).map(kind.gone)).await?;
+            }
+            Err(err) => {
+                tracing::warn!(kind = kind.name, error = %Chain(&err), "watch interrupted");
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn tell(core: &Core, event: Option<Event>) -> Result<(), Ended> {
+    match event {
+        Some(event) => core.tell(event).await,
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,118 @@
+//! Keeps the pods' requests, and the approvals on VMs without an agent, as the promises need them.
+
+use guest_units::Moment;
+
+use crate::amount::Amount;
+use crate::event::{Action, Why};
+use crate::facts::{Pending, RunnerFacts, Seal};
+use crate::ledger::Ledger;
+use crate::pod::PodBook;
+use crate::vm::{VmBook, WishState, Writing};
+
+impl Ledger {
+    /// What the main container of a VM's present pod must request; none for any other pod.
+    pub(crate) fn needed(&self, pod: &PodBook) -> Option<Amount> {
+        let runner = pod.facts.runner()?;
+        let book = self.vms.get(&runner.vm_uid)?;
+        if self.primary(&runner.vm_uid)?.facts.uid != pod.facts.uid {
+            return None;
+        }
+        let promised = book.price(runner.overhead).cost(book.promise());
+        Some(match book.wish.as_ref().map(|wish| wish.state) {
+            Some(WishState::Growing { requests, .. } | WishState::Held { requests, .. }) => {
+                promised.max(requests)
+            }
+            Some(WishState::Waiting) | None => promised,
+        })
+    }
+
+    /// Orders the requests that a pod needs, if they are others than it has.
+    pub(crate) fn order_resize(&mut self, uid: &str, now: Moment) {
+        let Some(epoch) = self.epoch else { return };
+        let Some(pod) = self.pods.get(uid) else { return };
+        let Some(node) = pod.counts_on().filter(|node| self.node_complete(node)) else { return };
+        let Some(runner) = pod.facts.runner() else { return };
+        if pod.order.is_some() || pod.not_before > now || pod.tentative_until.is_some() {
+            return;
+        }
+        let Some(mut requests) = self.needed(pod) else { return };
+        if self.vms.get(&runner.vm_uid).is_none_or(|book| book.inherits(epoch)) {
+            requests = requests.max(runner.spec);
+        }
+        if requests == runner.spec || !self.may_order(pod, runner, node, requests) {
+            return;
+        }
+        let why = if requests.fits_in(runner.spec) { Why::Return } else { Why::Grow };
+        let (reference, number) = (pod.reference(), self.last_rank + 1);
+        self.last_rank = number;
+        if let Some(pod) = self.pods.get_mut(uid) {
+            pod.ordered(requests, number);
+        }
+        self.push(Action::Resize { pod: reference, number, requests }, why);
+    }
+
+    /// Growth beyond the node would only be deferred, and count as used until it is taken back.
+    fn may_order(&self, pod: &PodBook, runner: &RunnerFacts, node: &str, requests: Amount) -> bool {
+        if requests.fits_in(pod.may_have()) {
+            return true;
+        }
+        let Some(facts) = self.nodes.get(node) else { return false };
+        let others = self.on_node.get(node).into_iter().flatten();
+        let others: Amount = others
+            .filter(|uid| **uid != pod.facts.uid)
+            .filter_map(|uid| self.pods.get(uid))
+            .map(|other| self.counted(other))
+            .sum();
+        (others + runner.total(requests)).fits_in(facts.allocatable)
+    }
+
+    /// Orders the approval to be written that waits for it.
+    pub(crate) fn write_approval(&mut self, uid: &str, now: Moment) {
+        if self.epoch.is_none() {
+            return;
+        }
+        let placed = self.primary(uid).is_some();
+        let Some(book) = self.vms.get_mut(uid) else { return };
+        let newest = book.newest();
+        let replaces = book.facts.visible.map(|seal| seal.place());
+        let Some(writing) = book.writing.as_mut() else { return };
+        if newest.is_some_and(|newest| newest.place() != writing.seal.place()) {
+            // An agent was given a later one and writes that.
+            book.writing = None;
+            return;
+        }
+        if writing.in_flight || writing.not_before > now {
+            return;
+        }
+        writing.in_flight = true;
+        let seal = writing.seal;
+        let why = if placed { Why::SpecWants } else { Why::NoPod };
+        let vm = book.reference();
+        self.push(Action::Approve { vm, seal, replaces }, why);
+    }
+}
+
+impl VmBook {
+    /// Has an approval written on the VM.
+    pub(crate) fn write(&mut self, seal: Seal, now: Moment) {
+        if self.facts.visible.is_some_and(|visible| visible.place() >= seal.place()) {
+            return;
+        }
+        if self.writing.is_none_or(|writing| writing.seal.place() != seal.place()) {
+            self.writing = Some(Writing { seal, in_flight: false, not_before: now, failures: 0 });
+        }
+    }
+}
+
+impl PodBook {
+    /// The requests that kubelet says it cannot allocate.
+    pub(crate) fn pending_for(&self) -> Option<Amount> {
+        let runner = self.facts.runner()?;
+        let _reason: Pending = runner.pending?;
+        self.order.is_none().then_some(runner.spec)
+    }
+
+    pub(crate) fn overhead(&self) -> Option<Amount> {
+        self.facts.runner().and_then(|runner| runner.overhead)
+    }
+}

@@ -1,0 +1,131 @@
+//! The books as they stand, for people, tests and metrics.
+
+use std::collections::BTreeMap;
+
+use guest_units::Size;
+use serde::Serialize;
+
+use crate::amount::Amount;
+use crate::ledger::Ledger;
+use crate::vm::WishState;
+
+/// Everything.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Dump {
+    /// Epoch of the lease, if it is held.
+    pub epoch: Option<u64>,
+    /// Whether nodes, pods and VMs were all listed.
+    pub complete: bool,
+    /// By name.
+    pub nodes: BTreeMap<String, NodeDump>,
+    /// VMs without a bound pod, by `namespace/name`.
+    pub unplaced: BTreeMap<String, VmDump>,
+}
+
+/// A node.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct NodeDump {
+    /// What pods may request in total.
+    pub allocatable: Amount,
+    /// What is taken: requests, and promises that exceed them.
+    pub reserved: Amount,
+    /// Part of `reserved` that is not VMs'.
+    pub ordinary: Amount,
+    /// Sum of the promises, before overcommit and overhead.
+    pub promised: Amount,
+    /// Sum of what the hypervisors show.
+    pub plugged: Amount,
+    /// By `namespace/name`.
+    pub vms: BTreeMap<String, VmDump>,
+}
+
+/// A VM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct VmDump {
+    /// Identity.
+    pub uid: String,
+    /// Name of the bound pod.
+    pub pod: Option<String>,
+    /// What may be plugged, whatever is under way.
+    pub promise: Size,
+    /// The last approval.
+    pub permit: Size,
+    /// What the hypervisor shows.
+    pub plugged: Option<Size>,
+    /// What is wanted and not granted.
+    pub wants: Option<Size>,
+    /// What is done about it: `waiting`, `growing` or `held`.
+    pub wish: Option<&'static str>,
+    /// What kubelet has allocated for certain.
+    pub backed: Option<Amount>,
+    /// Requests in the pod's spec.
+    pub requests: Option<Amount>,
+}
+
+impl Ledger {
+    /// The books as they stand.
+    #[must_use]
+    pub fn dump(&self) -> Dump {
+        let mut nodes: BTreeMap<String, NodeDump> = self
+            .nodes
+            .values()
+            .map(|node| {
+                let empty = NodeDump {
+                    allocatable: node.allocatable,
+                    reserved: self.reserved(&node.name),
+                    ordinary: self.ordinary(&node.name),
+                    promised: Amount::ZERO,
+                    plugged: Amount::ZERO,
+                    vms: BTreeMap::new(),
+                };
+                (node.name.clone(), empty)
+            })
+            .collect();
+        let mut unplaced = BTreeMap::new();
+        for (uid, book) in &self.vms {
+            let name = format!("{}/{}", book.facts.namespace, book.facts.name);
+            let vm = self.dump_vm(uid);
+            let node = self.primary(uid).and_then(|pod| nodes.get_mut(pod.counts_on()?));
+            match node {
+                Some(node) => {
+                    node.promised = node.promised + vm.promise.into();
+                    node.plugged = node.plugged + vm.plugged.map_or(Amount::ZERO, Amount::from);
+                    node.vms.insert(name, vm);
+                }
+                None => {
+                    unplaced.insert(name, vm);
+                }
+            }
+        }
+        Dump { epoch: self.epoch, complete: self.complete(), nodes, unplaced }
+    }
+
+    fn ordinary(&self, node: &str) -> Amount {
+        let pods = self.on_node.get(node).into_iter().flatten();
+        pods.filter_map(|uid| self.pods.get(uid))
+            .filter(|pod| pod.facts.runner().is_none())
+            .map(|pod| self.counted(pod))
+            .sum()
+    }
+
+    fn dump_vm(&self, uid: &str) -> VmDump {
+        let book = &self.vms[uid];
+        let pod = self.primary(uid);
+        let wish = book.wish.as_ref();
+        VmDump {
+            uid: uid.to_owned(),
+            pod: pod.map(|pod| pod.facts.name.clone()),
+            promise: book.promise(),
+            permit: book.permit(),
+            plugged: book.facts.plugged,
+            wants: wish.map(|wish| wish.want),
+            wish: wish.map(|wish| match wish.state {
+                WishState::Waiting => "waiting",
+                WishState::Growing { .. } => "growing",
+                WishState::Held { .. } => "held",
+            }),
+            backed: pod.map(crate::pod::PodBook::backed),
+            requests: pod.and_then(|pod| Some(pod.facts.runner()?.spec)),
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! From a request to its answer.
+//!
+//! ```text
+//!              nothing grows, or backed already
+//!   asked ----------------------------------------------------> answered, approval given
+//!     | room                                                       ^
+//!     +------> Growing: requests ordered -- kubelet allocated -----+
+//!     |           |  refused, given up: ordered back, answered
+//!     |           +- slow: answered, then Held for the next request
+//!     | no room
+//!     +------> Waiting: tried again whenever something on the node changes; answered after `hold`
+//! ```
+//!
+//! Requests of one node are served in the order in which their VMs began to be short of something. Whoever cannot
+//! be helped does not block those behind.
+
+use guest_units::{Moment, Size};
+use scheduler_protocol::{Outcome, RefusalCode};
+
+use crate::event::{Action, Answer, Asked, Notice, Ticket, Why};
+use crate::ledger::Ledger;
+use crate::pod::back_off;
+use crate::vm::{Wish, WishState, grows};
+
+impl Ledger {
+    /// Takes in a request, or refuses it.
+    pub(crate) fn asked(&mut self, asked: Asked, now: Moment) {
+        if let Err(answer) = self.admit(&asked) {
+            self.answer(asked.ticket, answer, Why::Refused);
+            return;
+        }
+        let Asked { ticket, vm, pod, generation, want, least, .. } = asked;
+        let rank = self.last_rank + 1;
+        let Some(book) = self.vms.get_mut(&vm.uid) else { return };
+        book.newest_request = Some((pod.uid, generation));
+        let (want, least) = (book.clamp(want), book.clamp(least));
+        let wish = Wish {
+            own: false,
+            ticket: Some(ticket),
+            generation,
+            want,
+            least,
+            since: now,
+            not_before: now,
+            failures: 0,
+            state: WishState::Waiting,
+            refused: false,
+            reason: String::new(),
+        };
+        if book.rank.is_none() && grows(want, book.permit()) {
+            book.rank = Some(rank);
+            self.last_rank = rank;
+        }
+        let replaced = book.wish.replace(wish).and_then(|old| old.ticket);
+        if let Some(old) = replaced {
+            let answer = Answer::Refused {
+                code: RefusalCode::Stale,
+                message: "a newer request took its place".to_owned(),
+                newest: Some(generation),
+            };
+            self.answer(old, answer, Why::Superseded);
+        }
+        self.touch_vm(&vm.uid);
+    }
+
+    /// Whether the request is the business of its sender, and new.
+    fn admit(&self, asked: &Asked) -> Result<(), Answer> {
+        let refuse = |code, message: &str| {
+            Err(Answer::Refused { code, message: message.to_owned(), newest: None })
+        };
+        if self.epoch.is_none() {
+            return refuse(RefusalCode::NotReady, "this replica does not hold the lease");
+        }
+        if !self.vms_known() {
+            return refuse(RefusalCode::NotReady, "pods and VMs are not completely known yet");
+        }
+        let vm = self.vms.get(&asked.vm.uid).filter(|vm| vm.reference() == asked.vm);
+        let Some(vm) = vm else { return refuse(RefusalCode::Unknown, "no such VM") };
+        let pod = self.primary(&asked.vm.uid).filter(|pod| pod.reference() == asked.pod);
+        let Some(pod) = pod else {
+            return refuse(RefusalCode::Unknown, "not the present pod of the VM");
+        };
+        if pod.counts_on() != Some(asked.caller_node.as_str()) {
+            return refuse(RefusalCode::Forbidden, "the pod is on another node than the caller");
+        }
+        if !vm.facts.autoscaled {
+            return refuse(RefusalCode::Forbidden, "the VM is not autoscaled");
+        }
+        match &vm.newest_request {
+            Some((uid, newest)) if *uid == asked.pod.uid && *newest > asked.generation => {
+                Err(Answer::Refused {
+                    code: RefusalCode::Stale,
+                    message: "a newer request was seen".to_owned(),
+                    newest: Some(*newest),
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn refuse_unknown(&mut self, ticket: Ticket, message: &str) {
+        let message = message.to_owned();
+        let answer = Answer::Refused { code: RefusalCode::Unknown, message, newest: None };
+        self.answer(ticket, answer, Why::Refused);
+    }
+
+    /// Without the lease nothing is decided: every open request ends.
+    pub(crate) fn refuse_open_requests(&mut self) {
+        let tickets: Vec<Ticket> = self
+            .vms
+            .values_mut()
+            .filter_map(|book| {
+                book.writing = None;
+                book.wish.take()?.ticket
+            })
+            .collect();
+        for ticket in tickets {
+            let message = "the lease was lost".to_owned();
+            let answer = Answer::Refused { code: RefusalCode::NotReady, message, newest: None };
+            self.answer(ticket, answer, Why::Refused);
+        }
+    }
+
+    /// Finds out what a VM wants that nobody asks for.
+    pub(crate) fn plan_vm(&mut self, uid: &str, now: Moment) {
+        let Some(epoch) = self.epoch.filter(|_| self.vms_known()) else { return };
+        let placed = self.primary(uid).is_some();
+        let rank = self.last_rank + 1;
+        let Some(book) = self.vms.get_mut(uid) else { return };
+        if !placed {
+            if let Some(ticket) = book.wish.take().and_then(|wish| wish.ticket) {
+                self.refuse_unknown(ticket, "the VM has no pod");
+            }
+            self.return_approval(uid, epoch, now);
+            return;
+        }
+        if book.wish.as_ref().is_some_and(|wish| !wish.own) {
+            return;
+        }
+        match (book.own_want(epoch), &mut book.wish) {
+            (None, wish) => *wish = None,
+            (Some(want), Some(wish)) if wish.want == want => {}
+            (Some(want), wish) => {
+                *wish = Some(Wish {
+                    own: true,
+                    ticket: None,
+                    generation: 0,
+                    want,
+                    least: book.facts.min,
+                    since: now,
+                    not_before: now,
+                    failures: 0,
+                    state: WishState::Waiting,
+                    refused: false,
+                    reason: String::new(),
+                });
+                if book.rank.is_none() {
+                    book.rank = Some(rank);
+                    self.last_rank = rank;
+                }
+            }
+        }
+    }
+
+    /// Without a pod nothing is plugged: what was approved beyond the spec must not have to be found on the next node.
+    fn return_approval(&mut self, uid: &str, epoch: u64, now: Moment) {
+        let Some(book) = self.vms.get_mut(uid) else { return };
+        book.rank = None;
+        let want = book.clamp(book.facts.wanted);
+        let Some(newest) = book.newest().filter(|newest| grows(newest.size, want)) else { return };
+        let seal = book.issue(epoch, newest.size.min(want));
+        book.write(seal, now);
+    }
+
+    /// Serves the wishes on a node. Says which VMs were looked at.
+    pub(crate) fn settle_node(&mut self, node: &str, now: Moment) -> Vec<String> {
+        let mut order: Vec<(u64, String)> = self
+            .on_node
+            .get(node)
+            .into_iter()
+            .flatten()
+            .filter_map(|uid| Some(&self.pods.get(uid)?.facts.runner()?.vm_uid))
+            .filter_map(|vm| {
+                let book = self.vms.get(vm).filter(|book| book.wish.is_some())?;
+                Some((book.rank.unwrap_or(0), vm.clone()))
+            })
+            .collect();
+        order.sort();
+        order.dedup();
+        if self.epoch.is_some() {
+            // What ends makes room for what waits.
+            for (_, vm) in &order {
+                self.step_growing(vm, now);
+            }
+            for (_, vm) in &order {
+                self.step_waiting(vm, node, now);
+            }
+        }
+        order.into_iter().map(|(_, vm)| vm).collect()
+    }
+
+    fn step_growing(&mut self, uid: &str, now: Moment) {
+        let Some(pod) = self.primary(uid) else { return };
+        let (backed, pending) = (pod.backed(), pod.pending_for());
+        let Some(book) = self.vms.get_mut(uid) else { return };
+        let keep_late = self.settings.keep_late;
+        let Some(wish) = book.wish.as_mut() else { return };
+        match wish.state {
+            WishState::Waiting => {}
+            WishState::Held { until, .. } if until <= now => book.wish = None,
+            WishState::Held { .. } => {}
+            WishState::Growing { target, requests, .. } if requests.fits_in(backed) => {
+                if wish.own || wish.ticket.is_some() {
+                    self.finish(uid, target, Why::KubeletAllocated, now);
+                } else {
+                    wish.state = WishState::Held { requests, until: now + keep_late };
+                }
+            }
+            WishState::Growing { requests, since, .. } => {
+                if wish.refused || pending == Some(requests) || since + self.settings.give_up <= now
+                {
+                    self.revoke(uid, now);
+                } else if wish.ticket.is_some() && since + self.settings.resize_limit <= now {
+                    wish.reason = "kubelet has not allocated it yet".to_owned();
+                    self.answer_short(uid, Why::KubeletSlow);
+                }
+            }
+        }
+    }
+
+    /// Kubelet will not give it: the order is taken back, since others count it as used.
+    fn revoke(&mut self, uid: &str, now: Moment) {
+        let Some(book) = self.vms.get_mut(uid) else { return };
+        let Some(wish) = book.wish.as_mut() else { return };
+        wish.state = WishState::Waiting;
+        let by_api = std::mem::take(&mut wish.refused);
+        wish.failures = wish.failures.saturating_add(1);
+        wish.not_before = now + back_off(wish.failures);
+        wish.reason = if by_api { REFUSED_BY_API } else { REFUSED_BY_KUBELET }.to_owned();
+        if !wish.own {
+            let target = shrunk(wish.want, book.permit());
+            self.finish(uid, target, Why::KubeletRefused, now);
+        }
+    }
+
+    fn step_waiting(&mut self, uid: &str, node: &str, now: Moment) {
+        let Some(book) = self.vms.get(uid) else { return };
+        let Some(wish) = book.wish.as_ref().filter(|wish| wish.state == WishState::Waiting) else {
+            return;
+        };
+        let permit = book.permit();
+        if !grows(wish.want, permit) {
+            let same = book.newest().is_some_and(|seal| seal.size == wish.want);
+            let why = if same { Why::Repeated } else { Why::NothingGrows };
+            self.finish(uid, wish.want, why, now);
+            return;
+        }
+        let Some(pod) = self.primary(uid).filter(|pod| pod.counts_on() == Some(node)) else {
+            return;
+        };
+        let target = if wish.not_before > now {
+            permit
+        } else if self.node_complete(node) {
+            let price = book.price(pod.overhead());
+            let affordable = price.affordable(self.room_for(pod, node).max(pod.backed()));
+            book.reachable(wish.want, wish.least, affordable)
+        } else {
+            permit
+        };
+        if grows(target, permit) {
+            let requests = book.price(pod.overhead()).cost(book.promise().max(target));
+            if requests.fits_in(pod.backed()) {
+                self.finish(uid, target, Why::AlreadyBacked, now);
+            } else {
+                self.set_state(uid, WishState::Growing { target, requests, since: now });
+            }
+            return;
+        }
+        let reason = self.shortage(uid, node, pod, wish.want, permit);
+        let (own, due) = (wish.own, wish.since + self.settings.hold <= now);
+        if let Some(wish) = self.vms.get_mut(uid).and_then(|book| book.wish.as_mut()) {
+            wish.reason = reason;
+        }
+        let complete = self.node_complete(node);
+        let why = if complete { Why::NoRoom } else { Why::Incomplete };
+        if own {
+            self.wait_openly(uid, now);
+        } else if due {
+            let target =
+                self.vms.get(uid).and_then(|book| Some(shrunk(book.wish.as_ref()?.want, permit)));
+            self.finish(uid, target.unwrap_or(permit), why, now);
+        }
+    }
+
+    fn set_state(&mut self, uid: &str, state: WishState) {
+        if let Some(wish) = self.vms.get_mut(uid).and_then(|book| book.wish.as_mut()) {
+            wish.state = state;
+        }
+    }
+
+    /// A wish of the spec waits as long as it must; what it gives back is given back at once.
+    fn wait_openly(&mut self, uid: &str, now: Moment) {
+        let Some(epoch) = self.epoch else { return };
+        let Some(book) = self.vms.get_mut(uid) else { return };
+        let Some(wish) = &book.wish else { return };
+        let (permit, target) = (book.permit(), shrunk(wish.want, book.permit()));
+        let reason = wish.reason.clone();
+        if target != permit || book.newest().is_none() {
+            let seal = book.issue(epoch, target);
+            book.write(seal, now);
+        }
+        self.tell_short(uid, reason);
+    }
+
+    fn tell_short(&mut self, uid: &str, reason: String) {
+        let Some(book) = self.vms.get_mut(uid) else { return };
+        if !std::mem::replace(&mut book.told_short, true) {
+            let vm = book.reference();
+            self.push(Action::Notice { vm, notice: Notice::Denied { reason } }, Why::NoRoom);
+        }
+    }
+
+    /// Ends a wish with what the VM gets.
+    fn finish(&mut self, uid: &str, size: Size, why: Why, now: Moment) {
+        let Some(epoch) = self.epoch else { return };
+        let Some(book) = self.vms.get_mut(uid) else { return };
+        let Some(wish) = book.wish.take() else { return };
+        let before = book.permit();
+        let seal = book.seal_for(epoch, size);
+        let all = !grows(wish.want, size);
+        let (own, reason) = (wish.own, wish.reason.clone());
+        let reason = if all { String::new() } else { reason };
+        if own {
+            book.write(seal, now);
+        }
+        if let Some(ticket) = wish.ticket {
+            let outcome = outcome(all, before, size);
+            let reason =
+                if all || !reason.is_empty() { reason.clone() } else { PARTIAL.to_owned() };
+            let answer = Answer::Permit { generation: wish.generation, outcome, seal, reason };
+            self.answer(ticket, answer, why);
+        }
+        if !all {
+            if own {
+                self.set_wish(uid, Wish { state: WishState::Waiting, not_before: now, ..wish });
+            }
+            self.tell_short(uid, if reason.is_empty() { PARTIAL.to_owned() } else { reason });
+            return;
+        }
+        let Some(book) = self.vms.get_mut(uid) else { return };
+        book.rank = None;
+        if std::mem::take(&mut book.told_short) {
+            let (vm, notice) = (book.reference(), Notice::Served { size });
+            self.push(Action::Notice { vm, notice }, why);
+        }
+    }
+
+    fn set_wish(&mut self, uid: &str, wish: Wish) {
+        if let Some(book) = self.vms.get_mut(uid) {
+            book.wish = Some(wish);
+        }
+    }
+
+    /// Answers with the present permit, while the wish goes on.
+    fn answer_short(&mut self, uid: &str, why: Why) {
+        let Some(epoch) = self.epoch else { return };
+        let Some(book) = self.vms.get_mut(uid) else { return };
+        let permit = book.permit();
+        let seal = book.seal_for(epoch, permit);
+        let Some(wish) = book.wish.as_mut() else { return };
+        let Some(ticket) = wish.ticket.take() else { return };
+        let (generation, reason) = (wish.generation, wish.reason.clone());
+        let answer =
+            Answer::Permit { generation, outcome: Outcome::Denied, seal, reason: reason.clone() };
+        self.answer(ticket, answer, why);
+        self.tell_short(uid, reason);
+    }
+}
+
+const REFUSED_BY_API: &str = "the API server refused to resize the pod";
+const REFUSED_BY_KUBELET: &str = "kubelet has no room on the node for the larger pod now";
+const PARTIAL: &str = "the node has no room for all of it";
+
+/// What is wanted less is given back, what is wanted more is not given.
+fn shrunk(want: Size, permit: Size) -> Size {
+    want.min(permit)
+}
+
+fn outcome(all: bool, before: Size, after: Size) -> Outcome {
+    if all {
+        Outcome::Granted
+    } else if after == before {
+        Outcome::Denied
+    } else {
+        Outcome::Partial
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use guest_units::{Bytes, MilliCpu};
+
+    #[test]
+    fn outcomes() {
+        let size = |cpu, memory| Size { cpu: MilliCpu(cpu), memory: Bytes(memory) };
+        assert_eq!(outcome(true, size(1, 1), size(2, 2)), Outcome::Granted);
+        assert_eq!(outcome(false, size(1, 1), size(2, 1)), Outcome::Partial);
+        assert_eq!(outcome(false, size(1, 1), size(1, 1)), Outcome::Denied);
+        assert_eq!(shrunk(size(4, 1), size(2, 2)), size(2, 1));
+    }
+}

@@ -1,0 +1,72 @@
+//! How much room there is for a VM, why there is no more, and when to look again.
+
+use guest_units::{Moment, Size};
+
+use crate::amount::{Amount, cpu_text};
+use crate::ledger::Ledger;
+use crate::pod::PodBook;
+use crate::vm::WishState;
+
+impl Ledger {
+    /// The most that the pod's main container may request.
+    pub(crate) fn room_for(&self, pod: &PodBook, node: &str) -> Amount {
+        let Some(facts) = self.nodes.get(node) else { return Amount::ZERO };
+        let others = self.on_node.get(node).into_iter().flatten();
+        let others: Amount = others
+            .filter(|uid| **uid != pod.facts.uid)
+            .filter_map(|uid| self.pods.get(uid))
+            .map(|other| self.counted(other))
+            .sum();
+        let beside = pod.facts.runner().map_or(Amount::ZERO, |runner| runner.beside);
+        facts.allocatable.saturating_sub(others).saturating_sub(beside)
+    }
+
+    /// Why there is no more, as a user understands it.
+    pub(crate) fn shortage(
+        &self,
+        uid: &str,
+        node: &str,
+        pod: &PodBook,
+        want: Size,
+        permit: Size,
+    ) -> String {
+        let Some(book) = self.vms.get(uid) else { return String::new() };
+        if let Some(wish) = book.wish.as_ref().filter(|wish| wish.failures > 0) {
+            return wish.reason.clone();
+        }
+        if !self.node_complete(node) {
+            return format!("node {node} is not completely known yet");
+        }
+        let price = book.price(pod.overhead());
+        let room = price.affordable(self.room_for(pod, node).max(pod.backed()));
+        let mut parts = Vec::new();
+        if want.cpu > permit.cpu && room.cpu < want.cpu {
+            let (has, needs) = (room.cpu.0.saturating_sub(permit.cpu.0), want.cpu.0 - permit.cpu.0);
+            let (has, needs) = (cpu_text(has.into()), cpu_text(needs.into()));
+            parts.push(format!("{has} of the {needs} CPU"));
+        }
+        if want.memory > permit.memory && room.memory < want.memory {
+            let has = guest_units::Bytes(room.memory.0.saturating_sub(permit.memory.0));
+            let needs = guest_units::Bytes(want.memory.0 - permit.memory.0);
+            parts.push(format!("{has} of the {needs} memory"));
+        }
+        format!("node {node} has room for {} more", parts.join(" and "))
+    }
+
+    /// When to look at a VM again.
+    pub(crate) fn vm_timer(&self, uid: &str, now: Moment) -> Option<Moment> {
+        let book = self.vms.get(uid)?;
+        let write =
+            book.writing.filter(|writing| !writing.in_flight).map(|writing| writing.not_before);
+        let wish = book.wish.as_ref().and_then(|wish| match wish.state {
+            WishState::Waiting if wish.own => Some(wish.not_before).filter(|at| *at > now),
+            WishState::Waiting => Some(wish.since + self.settings.hold),
+            WishState::Held { until, .. } => Some(until),
+            WishState::Growing { since, .. } if wish.ticket.is_some() => {
+                Some(since + self.settings.resize_limit)
+            }
+            WishState::Growing { since, .. } => Some(since + self.settings.give_up),
+        });
+        [write, wish].into_iter().flatten().min()
+    }
+}

@@ -1,0 +1,130 @@
+//! Where pods may go.
+
+mod support;
+
+use std::time::Duration;
+
+use scheduler_ledger::{Event, Seal};
+use support::{Done, World, amount, cost, node, ordinary, runner, size, vm};
+
+fn world() -> (World, Vec<String>) {
+    let mut world = World::new(&[node("n1", 4000, 8), node("n2", 4000, 8)]);
+    world.running("a", "n1", size(2000, 4));
+    (world, vec!["n1".into(), "n2".into()])
+}
+
+#[test]
+fn nodes_without_room_are_refused_with_a_reason_that_users_understand() {
+    let (mut world, nodes) = world();
+    world.vm(vm("b", size(3000, 2)));
+    let pod = runner("b", None, cost(size(3000, 2)));
+    world.pod(pod.clone());
+    let placement = world.ledger.filter(&pod, &nodes).unwrap();
+    assert_eq!(placement.nodes, ["n2"]);
+    assert_eq!(placement.refused["n1"], "needs 3100m CPU, 1900m not promised to others");
+    let huge = ordinary("o", "", amount(5000, 10 * 1024));
+    let placement = world.ledger.filter(&huge, &["n2".into(), "n3".into()]).unwrap();
+    assert_eq!(
+        placement.refused["n2"],
+        "needs 5 CPU, 4 not promised to others; needs 10Gi memory, 8Gi not promised to others"
+    );
+    assert_eq!(placement.refused["n3"], "node is not known yet");
+}
+
+#[test]
+fn room_that_is_promised_but_not_requested_yet_is_not_given_away() {
+    let (mut world, nodes) = world();
+    world.ask("a", 1, size(3500, 4), size(2000, 4));
+    world.take();
+    let pod = ordinary("o", "", amount(1000, 0));
+    assert_eq!(world.ledger.filter(&pod, &nodes).unwrap().nodes, ["n2"]);
+}
+
+#[test]
+fn a_vm_needs_room_for_what_was_approved_before() {
+    let (mut world, nodes) = world();
+    let mut facts = vm("b", size(1000, 1));
+    facts.visible = Some(Seal { epoch: 1, generation: 1, size: size(3000, 1) });
+    world.vm(facts);
+    let pod = runner("b", None, cost(size(1000, 1)));
+    // The approval is on its way back to the spec, but still usable.
+    assert_eq!(world.ledger.filter(&pod, &nodes).unwrap().nodes, ["n2"]);
+}
+
+#[test]
+fn a_binding_counts_at_once_and_is_forgotten_when_it_fails() {
+    let (mut world, _) = world();
+    world.vm(vm("b", size(3000, 2)));
+    world.vm(vm("c", size(3000, 2)));
+    for name in ["b", "c"] {
+        world.pod(runner(name, None, cost(size(3000, 2))));
+    }
+    let placed = world.ledger.may_bind("pod-b", "n2").unwrap();
+    world.tell(Event::Placing(placed));
+    assert!(world.ledger.may_bind("pod-c", "n2").is_err(), "two bindings at a time");
+    // A copy of the pod from before the binding changes nothing.
+    world.pod(runner("b", None, cost(size(3000, 2))));
+    assert!(world.ledger.may_bind("pod-c", "n2").is_err());
+    assert!(
+        matches!(&world.take()[..], [Done::Approve(vm, seal)] if vm == "vm-b" && seal.size == size(3000, 2))
+    );
+    world.tell(Event::PlacingFailed("pod-b".into()));
+    let placed = world.ledger.may_bind("pod-c", "n2").unwrap();
+    world.tell(Event::Placing(placed));
+    world.pod(runner("c", Some("n2"), cost(size(3000, 2))));
+    world.pass(Duration::from_secs(600));
+    assert!(world.ledger.may_bind("pod-b", "n2").is_err(), "confirmed by the watch");
+    assert!(world.ledger.may_bind("pod-c", "n1").unwrap_err().contains("is on node n2"));
+    assert!(world.ledger.may_bind("pod-x", "n1").is_err());
+}
+
+#[test]
+fn a_binding_that_nobody_confirms_is_forgotten() {
+    let (mut world, _) = world();
+    world.vm(vm("b", size(3000, 2)));
+    world.pod(runner("b", None, cost(size(3000, 2))));
+    let placed = world.ledger.may_bind("pod-b", "n2").unwrap();
+    world.tell(Event::Placing(placed));
+    world.pass(Duration::from_secs(61));
+    assert_eq!(world.ledger.dump().nodes["n2"].reserved, amount(0, 0));
+}
+
+#[test]
+fn evictions_never_name_a_vm_and_must_be_of_use() {
+    let (mut world, _) = world();
+    world.pod(ordinary("small", "n2", amount(1000, 0)));
+    world.pod(ordinary("large", "n2", amount(3000, 0)));
+    let pod = ordinary("new", "", amount(2000, 0));
+    let check = |victims: &[&str], node: &str| {
+        let victims: Vec<String> = victims.iter().map(|uid| (*uid).to_owned()).collect();
+        let node = node.to_owned();
+        !world.ledger.preempt(&pod, [(&node, &victims[..])]).unwrap().is_empty()
+    };
+    assert!(check(&["large"], "n2"));
+    assert!(!check(&["small"], "n2"), "not enough");
+    assert!(!check(&["pod-a"], "n1"), "a VM");
+    assert!(!check(&["unknown"], "n1"), "it may be a VM");
+}
+
+#[test]
+fn the_fuller_node_is_better_up_to_the_peak() {
+    let (world, nodes) = world();
+    let small = ordinary("o", "", amount(400, 512));
+    let scores = world.ledger.prioritize(&small, &nodes);
+    assert!(scores[0] > scores[1], "{scores:?}");
+    let large = ordinary("o", "", amount(1800, 1024));
+    let scores = world.ledger.prioritize(&large, &nodes);
+    assert!(scores[0] < scores[1], "{scores:?}");
+}
+
+#[test]
+fn nothing_is_placed_before_everything_is_known() {
+    let mut world = World::new(&[node("n1", 4000, 8)]);
+    world.ledger = scheduler_ledger::Ledger::new(scheduler_ledger::Settings::default());
+    let pod = ordinary("o", "", amount(1, 1));
+    assert!(world.ledger.filter(&pod, &["n1".into()]).is_err());
+    world.tell(Event::Leader(Some(1)));
+    assert!(world.ledger.filter(&pod, &["n1".into()]).is_err());
+    world.relist(1);
+    assert_eq!(world.ledger.filter(&pod, &["n1".into()]).unwrap().nodes, ["n1"]);
+}

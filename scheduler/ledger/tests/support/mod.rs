@@ -1,0 +1,301 @@
+//! A small cluster around a ledger: an API server, kubelets, hypervisors and agents that do what they are told.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::allow_attributes,
+    reason = "each test file uses a part of it"
+)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use guest_units::{Bytes, MilliCpu, Moment, Size};
+use scheduler_ledger::{
+    Action, Amount, Answer, Asked, DEFAULT_OVERHEAD, Event, Ledger, NodeFacts, Notice, Pending,
+    PodFacts, PodKind, Price, ResizeResult, RunnerFacts, Seal, Settings, Ticket, VmFacts,
+};
+use scheduler_protocol::ObjectRef;
+
+pub const MIB: u64 = 1 << 20;
+
+/// CPU in thousandths, memory in GiB.
+pub fn size(cpu: u32, gib: u64) -> Size {
+    Size { cpu: MilliCpu(cpu), memory: Bytes::from_gib(gib) }
+}
+
+pub fn amount(cpu_millis: u64, mib: u64) -> Amount {
+    Amount { cpu_millis, memory_bytes: mib * MIB }
+}
+
+/// What a VM of this size requests.
+pub fn cost(size: Size) -> Amount {
+    Amount::from(size) + DEFAULT_OVERHEAD
+}
+
+pub fn node(name: &str, cpu_millis: u64, gib: u64) -> NodeFacts {
+    NodeFacts { name: name.into(), allocatable: amount(cpu_millis, gib * 1024) }
+}
+
+pub fn ordinary(name: &str, node: &str, requests: Amount) -> PodFacts {
+    PodFacts {
+        uid: name.into(),
+        namespace: "d".into(),
+        name: name.into(),
+        node: Some(node.into()),
+        finished: false,
+        kind: PodKind::Ordinary { requests },
+    }
+}
+
+pub fn vm(name: &str, wanted: Size) -> VmFacts {
+    VmFacts {
+        uid: format!("vm-{name}"),
+        namespace: "d".into(),
+        name: name.into(),
+        min: size(250, 1),
+        max: size(16_000, 64),
+        wanted,
+        slot: Bytes::from_gib(1),
+        price: Price::default(),
+        autoscaled: true,
+        visible: None,
+        plugged: None,
+        pod_name: Some(format!("{name}-pod")),
+        deleting: false,
+    }
+}
+
+/// The pod of a VM, allocated as requested.
+pub fn runner(vm: &str, node: Option<&str>, requests: Amount) -> PodFacts {
+    PodFacts {
+        uid: format!("pod-{vm}"),
+        namespace: "d".into(),
+        name: format!("{vm}-pod"),
+        node: node.map(str::to_owned),
+        finished: false,
+        kind: PodKind::Runner(RunnerFacts {
+            vm_uid: format!("vm-{vm}"),
+            spec: requests,
+            allocated: Some(requests),
+            beside: Amount::ZERO,
+            init_peak: Amount::ZERO,
+            generation: 1,
+            observed: 1,
+            pending: None,
+            overhead: None,
+        }),
+    }
+}
+
+pub fn reference(uid: &str, name: &str) -> ObjectRef {
+    ObjectRef { namespace: "d".into(), name: name.into(), uid: uid.into() }
+}
+
+/// What the shell of the ledger was told to do, in short.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Done {
+    Answer(u64, Answer),
+    Resize(String, u64, Amount),
+    Approve(String, Seal),
+    Denied(String, String),
+    Served(String, Size),
+}
+
+pub struct World {
+    pub ledger: Ledger,
+    pub now: Moment,
+    pub pods: BTreeMap<String, PodFacts>,
+    pub vms: BTreeMap<String, VmFacts>,
+    pub nodes: BTreeMap<String, NodeFacts>,
+    next_ticket: u64,
+}
+
+impl World {
+    /// A ledger that knows everything and holds the lease.
+    pub fn new(nodes: &[NodeFacts]) -> Self {
+        let nodes = nodes.iter().map(|node| (node.name.clone(), node.clone())).collect();
+        let mut world = Self {
+            ledger: Ledger::new(Settings::default()),
+            now: Moment::from_secs(100),
+            pods: BTreeMap::new(),
+            vms: BTreeMap::new(),
+            nodes,
+            next_ticket: 0,
+        };
+        world.relist(1);
+        world
+    }
+
+    /// Begins again with empty books.
+    pub fn relist(&mut self, epoch: u64) {
+        self.ledger = Ledger::new(Settings::default());
+        self.tell(Event::Leader(Some(epoch)));
+        for node in self.nodes.values().cloned().collect::<Vec<_>>() {
+            self.tell(Event::Node(node));
+        }
+        self.tell(Event::NodesListed(self.nodes.keys().cloned().collect()));
+        for pod in self.pods.values().cloned().collect::<Vec<_>>() {
+            self.tell(Event::Pod(pod));
+        }
+        self.tell(Event::PodsListed(self.pods.keys().cloned().collect()));
+        for vm in self.vms.values().cloned().collect::<Vec<_>>() {
+            self.tell(Event::Vm(vm));
+        }
+        self.tell(Event::VmsListed(self.vms.keys().cloned().collect()));
+    }
+
+    pub fn tell(&mut self, event: Event) {
+        self.ledger.handle(event, self.now);
+    }
+
+    pub fn pod(&mut self, pod: PodFacts) {
+        self.pods.insert(pod.uid.clone(), pod.clone());
+        self.tell(Event::Pod(pod));
+    }
+
+    pub fn vm(&mut self, vm: VmFacts) {
+        self.vms.insert(vm.uid.clone(), vm.clone());
+        self.tell(Event::Vm(vm));
+    }
+
+    /// A VM that runs at a size, approved and backed.
+    pub fn running(&mut self, name: &str, node: &str, at: Size) {
+        let mut facts = vm(name, at);
+        facts.plugged = Some(at);
+        facts.visible = Some(Seal { epoch: 1, generation: 1, size: at });
+        self.vm(facts);
+        self.pod(runner(name, Some(node), cost(at)));
+        assert_eq!(self.take(), []);
+    }
+
+    pub fn ask(&mut self, name: &str, generation: u64, want: Size, least: Size) -> u64 {
+        self.ask_from("n1", name, generation, want, least)
+    }
+
+    pub fn ask_from(
+        &mut self,
+        caller: &str,
+        name: &str,
+        generation: u64,
+        want: Size,
+        least: Size,
+    ) -> u64 {
+        self.next_ticket += 1;
+        self.tell(Event::Asked(Asked {
+            ticket: Ticket(self.next_ticket),
+            caller_node: caller.into(),
+            vm: reference(&format!("vm-{name}"), name),
+            pod: reference(&format!("pod-{name}"), &format!("{name}-pod")),
+            generation,
+            want,
+            least,
+        }));
+        self.next_ticket
+    }
+
+    /// Lets time pass, waking the ledger when it wants to be.
+    pub fn pass(&mut self, span: Duration) {
+        let end = self.now + span;
+        while let Some(at) = self.ledger.next(self.now).wake_at.filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.tell(Event::Woke);
+        }
+        self.now = end;
+    }
+
+    /// Starts everything that is to be done.
+    pub fn take(&mut self) -> Vec<Done> {
+        let actions = self.ledger.next(self.now);
+        assert_eq!(actions, self.ledger.next(self.now), "asking changes nothing");
+        let mut done = Vec::new();
+        for todo in actions.start {
+            self.tell(Event::Started(todo.id));
+            done.push(match todo.action {
+                Action::Answer { ticket, answer } => Done::Answer(ticket.0, answer),
+                Action::Resize { pod, number, requests } => Done::Resize(pod.uid, number, requests),
+                Action::Approve { vm, seal, replaces: _ } => Done::Approve(vm.uid, seal),
+                Action::Notice { vm, notice: Notice::Denied { reason } } => {
+                    Done::Denied(vm.uid, reason)
+                }
+                Action::Notice { vm, notice: Notice::Served { size } } => {
+                    Done::Served(vm.uid, size)
+                }
+            });
+        }
+        done
+    }
+
+    /// The API server takes an order, and the watch shows it; kubelet has not acted.
+    pub fn accept(&mut self, uid: &str, number: u64, requests: Amount) {
+        let mut pod = self.pods[uid].clone();
+        let PodKind::Runner(runner) = &mut pod.kind else { panic!("not a runner") };
+        if runner.spec != requests {
+            runner.spec = requests;
+            runner.generation += 1;
+            runner.pending = None;
+        }
+        let generation = runner.generation;
+        self.tell(Event::ResizeEnded {
+            pod: uid.into(),
+            number,
+            result: ResizeResult::Accepted { generation },
+        });
+        self.pod(pod);
+    }
+
+    /// Kubelet acts on the newest spec: allocates what fits on the node.
+    pub fn kubelet(&mut self, uid: &str) {
+        let mut pod = self.pods[uid].clone();
+        let node = pod.node.clone().expect("a bound pod");
+        let others: Amount = self
+            .pods
+            .values()
+            .filter(|other| other.uid != uid)
+            .map(|other| allocated(other, &node))
+            .sum();
+        let PodKind::Runner(runner) = &mut pod.kind else { panic!("not a runner") };
+        let total = others + runner.total(runner.spec);
+        runner.observed = runner.generation;
+        if total.fits_in(self.nodes[&node].allocatable)
+            || runner.spec.fits_in(runner.allocated.unwrap_or_default())
+        {
+            runner.allocated = Some(runner.spec);
+            runner.pending = None;
+        } else {
+            runner.pending = Some(Pending::Deferred);
+        }
+        self.pod(pod);
+    }
+
+    /// An order and its whole way.
+    pub fn resize(&mut self, done: &Done) {
+        let Done::Resize(uid, number, requests) = done else { panic!("not a resize: {done:?}") };
+        self.accept(uid, *number, *requests);
+        self.kubelet(uid);
+    }
+
+    /// The agent writes the approval; the hypervisor follows.
+    pub fn patch(&mut self, name: &str, seal: Seal) {
+        let mut vm = self.vms[&format!("vm-{name}")].clone();
+        vm.visible = Some(seal);
+        vm.wanted = seal.size;
+        self.vm(vm.clone());
+        vm.plugged = Some(seal.size);
+        self.vm(vm);
+    }
+}
+
+/// What kubelet counts for a pod on a node.
+pub fn allocated(pod: &PodFacts, node: &str) -> Amount {
+    if pod.node.as_deref() != Some(node) || pod.finished {
+        return Amount::ZERO;
+    }
+    match &pod.kind {
+        PodKind::Ordinary { requests } => *requests,
+        PodKind::Runner(runner) => runner.total(runner.allocated.unwrap_or(runner.spec)),
+    }
+}
+
+pub fn names(names: &[&str]) -> BTreeSet<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}

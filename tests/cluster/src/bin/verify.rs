@@ -1,0 +1,137 @@
+//! `cargo verify`: everything that is checked about this repository, from its formatting to scenarios on a real cluster.
+
+use std::io::Write as _;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use tests_cluster::cache::{Cache, repo_root};
+use tests_cluster::cluster::Cluster;
+use tests_cluster::command::Run;
+use tests_cluster::layout::Layout;
+use tests_cluster::options::NodeSize;
+use tests_cluster::progress::Progress;
+use tests_cluster::scenarios::{self, Needs, Scenario};
+use tests_cluster::tally::{Part, Tally, table};
+use tests_cluster::{down, interrupt, system, tools, up};
+
+const BUILD: Duration = Duration::from_secs(2 * 3600);
+
+/// Checks formatting, lints, tests and the scenarios on a real cluster; the last line says how many passed and failed.
+#[derive(Debug, Parser)]
+#[command(name = "cargo verify", bin_name = "cargo verify")]
+struct Args {
+    /// Leaves the scenarios on the cluster out.
+    #[arg(long)]
+    no_cluster: bool,
+    /// Runs only scenarios whose name contains this, and nothing else.
+    #[arg(long)]
+    only: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(err) => {
+            let code = if err.use_stderr() { 64 } else { 0 };
+            let _closed = err.print();
+            return ExitCode::from(code);
+        }
+    };
+    let mut parts = Vec::new();
+    if let Err(err) = interrupt::install().and_then(|()| run(&args, &mut parts)) {
+        eprintln!("{err:#}");
+        parts.push(Part::check("set-up", Duration::ZERO, false));
+    }
+    let total = Tally::sum(&parts);
+    let _closed = writeln!(std::io::stdout(), "\n{}\n{total}", table(&parts));
+    if total.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn run(args: &Args, parts: &mut Vec<Part>) -> Result<()> {
+    let root = repo_root()?;
+    let cache = Cache::open()?;
+    let progress = Progress::new(&cache, if args.only.is_none() { 3 } else { 0 });
+    if args.only.is_none() {
+        tools::need_cargo()?;
+        check(&progress, parts, &root, "format", &["fmt", "--all", "--check"]);
+        let lint = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+        check(&progress, parts, &root, "lints", &lint);
+        parts.push(tests(&progress, &root));
+    }
+    if !args.no_cluster {
+        let wanted = |scenario: &Scenario| {
+            args.only.as_ref().is_none_or(|part| scenario.name.contains(part.as_str()))
+        };
+        let chosen: Vec<Scenario> = scenarios::all().into_iter().filter(wanted).collect();
+        on_cluster(&cache, &progress, parts, &chosen)?;
+    }
+    interrupt::check()
+}
+
+fn cargo(root: &Path, words: &[&str]) -> Run {
+    Run::new("cargo").args(words).dir(root).deadline(BUILD)
+}
+
+fn check(progress: &Progress, parts: &mut Vec<Part>, root: &Path, name: &str, words: &[&str]) {
+    let begun = Instant::now();
+    let result = progress.step(name, |step| cargo(root, words).log(step.log()).status());
+    parts.push(Part::check(name, begun.elapsed(), result.is_ok()));
+}
+
+fn tests(progress: &Progress, root: &Path) -> Part {
+    let begun = Instant::now();
+    let mut counted = Tally::default();
+    let result = progress.step("tests", |step| {
+        let words = ["test", "--workspace", "--no-fail-fast"];
+        let result = cargo(root, &words).log(step.log()).status();
+        let text = std::fs::read_to_string(step.log()).context("read what the tests said")?;
+        counted = Tally::of_cargo_test(&text);
+        result
+    });
+    Part::tests("tests", begun.elapsed(), counted, result.is_ok())
+}
+
+/// Runs scenarios. A cluster that was up before is used and left up, unless the scenario that takes it away was chosen.
+fn on_cluster(
+    cache: &Cache,
+    progress: &Progress,
+    parts: &mut Vec<Part>,
+    chosen: &[Scenario],
+) -> Result<()> {
+    let begun = Instant::now();
+    let up = bring_up(cache, progress, chosen);
+    parts.push(Part::check("cluster up", begun.elapsed(), up.is_ok()));
+    let cluster = up?;
+    for scenario in chosen {
+        if interrupt::interrupted() {
+            break;
+        }
+        progress.note(&format!("scenario: {} ...", scenario.name));
+        let outcome = scenarios::run(cache, &cluster, *scenario);
+        let passed = outcome.failure.is_none();
+        if let Some((err, evidence)) = &outcome.failure {
+            progress.note(&format!("FAILED: {}: {err:#}", outcome.name));
+            progress.note(&format!("  evidence: {}", evidence.display()));
+        } else {
+            progress.note(&format!("passed in {:.1} s", outcome.took.as_secs_f64()));
+        }
+        parts.push(Part::scenario(outcome.name, outcome.took, passed));
+    }
+    if interrupt::interrupted() {
+        interrupt::forget();
+        down::down(&Layout::from_env()?).context("take the cluster away after the stop")?;
+    }
+    Ok(())
+}
+
+fn bring_up(cache: &Cache, progress: &Progress, chosen: &[Scenario]) -> Result<Cluster> {
+    progress.expect_more(up::STEPS);
+    if chosen.iter().any(|scenario| scenario.needs == Needs::System) {
+        system::up(cache, progress, NodeSize::default())
+    } else {
+        up::up(cache, progress, NodeSize::default())
+    }
+}

@@ -1,0 +1,103 @@
+//! What is tested on a real cluster: a list of scenarios, each with a deadline, and what is collected when one fails.
+
+mod cluster_itself;
+mod evidence;
+
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+
+use crate::cache::Cache;
+use crate::cluster::Cluster;
+use crate::interrupt;
+
+/// What a scenario finds when it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// A cluster.
+    Cluster,
+    /// A cluster with the system on it.
+    System,
+}
+
+/// One scenario.
+#[derive(Debug, Clone, Copy)]
+pub struct Scenario {
+    /// What it shows, as a sentence.
+    pub name: &'static str,
+    /// What it finds when it begins.
+    pub needs: Needs,
+    /// By when it has ended, well or badly.
+    pub deadline: Duration,
+    /// What it does.
+    pub run: fn(&Cluster) -> Result<()>,
+}
+
+/// All scenarios in the order in which they run; the last one takes the cluster away.
+pub fn all() -> Vec<Scenario> {
+    let [mut first, last] = cluster_itself::scenarios();
+    first.extend(last);
+    first
+}
+
+/// How a scenario ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Which one.
+    pub name: &'static str,
+    /// How long it took.
+    pub took: Duration,
+    /// Why it failed, and where the evidence lies.
+    pub failure: Option<(anyhow::Error, PathBuf)>,
+}
+
+/// Runs one scenario within its deadline; collects the evidence when it fails.
+pub fn run(cache: &Cache, cluster: &Cluster, scenario: Scenario) -> Outcome {
+    let begun = Instant::now();
+    let result = within(cluster, scenario);
+    let took = begun.elapsed();
+    let failure = result.err().map(|err| (err, evidence::collect(cache, cluster, scenario.name)));
+    Outcome { name: scenario.name, took, failure }
+}
+
+fn within(cluster: &Cluster, scenario: Scenario) -> Result<()> {
+    let (report, ended) = mpsc::channel();
+    let cluster = cluster.clone();
+    // Not scoped: a scenario that hangs is left behind, so that the others still run.
+    let thread = thread::spawn(move || {
+        let _nobody_waits_any_more = report.send((scenario.run)(&cluster));
+    });
+    let begun = Instant::now();
+    loop {
+        match ended.recv_timeout(Duration::from_millis(100)) {
+            Ok(result) => return result,
+            Err(mpsc::RecvTimeoutError::Disconnected) => {
+                let panic = thread.join().err();
+                let text = panic.as_ref().and_then(|panic| panic.downcast_ref::<String>().cloned());
+                return Err(anyhow!("panicked: {}", text.unwrap_or_default()));
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => interrupt::check()?,
+        }
+        if begun.elapsed() > scenario.deadline {
+            return Err(anyhow!("did not end within {:?}", scenario.deadline));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn scenarios_have_names_of_their_own_and_the_cluster_goes_last() {
+        let all = all();
+        let names: BTreeSet<_> = all.iter().map(|scenario| scenario.name).collect();
+        assert_eq!(names.len(), all.len());
+        assert_eq!(all.last().unwrap().name, cluster_itself::DOWN);
+    }
+}
