@@ -55,7 +55,7 @@ impl Binaries {
 pub fn ensure(cache: &Cache, progress: &Progress) -> Result<Binaries> {
     tools::need_cargo()?;
     let repo = repo_root()?;
-    let target = target_dir(&repo);
+    let target = target_dir(cache, &repo);
     let mut found = vec![(VSOCK_BACKEND, vsock_backend(cache, progress)?)];
     for &(package, binary, place) in PROGRAMS {
         found.push((binary, program(progress, &repo, &target, package, binary, place)?));
@@ -101,10 +101,11 @@ fn output(place: Place) -> PathBuf {
     }
 }
 
-/// Cargo's target folder: the user's choice, else the usual one.
-fn target_dir(repo: &Path) -> PathBuf {
+/// Cargo's target folder for what goes into images: the user's choice, else one in the cache, so that another clone
+/// compiles our own crates only.
+fn target_dir(cache: &Cache, repo: &Path) -> PathBuf {
     let chosen = std::env::var_os("CARGO_TARGET_DIR").filter(|value| !value.is_empty());
-    chosen.map_or_else(|| repo.join("target"), |dir| repo.join(dir))
+    chosen.map_or_else(|| cache.root().join("target"), |dir| repo.join(dir))
 }
 
 /// The back end of virtio-vsock, one process beside each QEMU; from the crate registry, by version.
