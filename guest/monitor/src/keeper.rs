@@ -43,7 +43,8 @@ pub(crate) async fn run(
         reader: Reader::new(&root, &cgroup),
         cpus: Cpus::new(&root),
         quota: Quota::new(&cgroup, cpu_period),
-        newest: Generation::default(),
+        newest_cpu: Generation::default(),
+        newest_memory: Generation::default(),
         poweroff,
     };
     let mut peer: Option<Peer<KeeperGuest>> = None;
@@ -90,8 +91,9 @@ struct Keeper {
     reader: Reader,
     cpus: Cpus,
     quota: Quota,
-    /// Over all connections: an order that was overtaken stays so.
-    newest: Generation,
+    /// Over all connections: an order that was overtaken stays so. CPU and memory are ordered independently of each other.
+    newest_cpu: Generation,
+    newest_memory: Generation,
     poweroff: Poweroff,
 }
 
@@ -100,7 +102,7 @@ impl Keeper {
         let done = match request {
             KeeperRequest::State {} => self.state().map(KeeperResponse::State),
             KeeperRequest::SetCpu { generation, cpu } => {
-                self.refuse_older(generation)?;
+                refuse_older(&mut self.newest_cpu, generation)?;
                 if cpu.is_zero() {
                     let message = "a workload without CPU would never answer";
                     return Err(ErrorBody::new(ErrorCode::Unsupported, message));
@@ -108,7 +110,7 @@ impl Keeper {
                 self.set_cpu(generation, cpu).await.map(KeeperResponse::State)
             }
             KeeperRequest::MayShrinkMemory { generation, from, to } => {
-                self.refuse_older(generation)?;
+                refuse_older(&mut self.newest_memory, generation)?;
                 self.may_shrink(generation, from, to).await
             }
             KeeperRequest::PowerDown {} => self
@@ -122,16 +124,6 @@ impl Keeper {
             tracing::error!(error = %format_args!("{error:#}"), "an order was not carried out");
             ErrorBody::new(ErrorCode::Failed, &format!("{error:#}"))
         })
-    }
-
-    fn refuse_older(&mut self, generation: Generation) -> Result<(), ErrorBody> {
-        if generation < self.newest {
-            let Generation { epoch, counter } = self.newest;
-            let message = format!("newest seen is {epoch}.{counter}");
-            return Err(ErrorBody::new(ErrorCode::Stale, &message));
-        }
-        self.newest = generation;
-        Ok(())
     }
 
     fn state(&mut self) -> Result<KeeperState, ActError> {
@@ -198,6 +190,17 @@ impl Keeper {
             }
         })
     }
+}
+
+/// An order older than the newest of its kind does nothing.
+fn refuse_older(newest: &mut Generation, generation: Generation) -> Result<(), ErrorBody> {
+    if generation < *newest {
+        let Generation { epoch, counter } = *newest;
+        let message = format!("newest seen is {epoch}.{counter}");
+        return Err(ErrorBody::new(ErrorCode::Stale, &message));
+    }
+    *newest = generation;
+    Ok(())
 }
 
 #[cfg(test)]

@@ -11,12 +11,16 @@ use guest_units::{MilliCpu, Moment};
 use crate::reading::CpuReading;
 use crate::window::{Window, per_second, permille};
 
-const SHORT: Duration = Duration::from_millis(250);
+/// Long enough that a reload of settings or one new connection on a quarter of a CPU is no demand; short enough to be
+/// served within a second of a real load's beginning.
+const SHORT: Duration = Duration::from_millis(750);
+/// What was seen for a shorter time than this cannot be a limit.
+const SEEN_LONG_ENOUGH: Duration = Duration::from_millis(250);
 const LONG: Duration = Duration::from_secs(4);
 /// Weight of the run queue's average.
 const QUEUE_MEMORY: Duration = Duration::from_millis(250);
-/// At the limit when so much of the periods were throttled.
-const THROTTLED_PERMILLE: u16 = 100;
+/// At the limit when so much of the periods were throttled, and most of the capacity is used.
+const THROTTLED_PERMILLE: u16 = 300;
 /// At the limit when some thread waits so much of the time, and most of the capacity is used.
 const PRESSURE_PERMILLE: u16 = 300;
 /// The most that is asked for in one step, as a multiple of what there is.
@@ -49,7 +53,7 @@ pub(crate) struct CpuView {
 impl Cpu {
     pub(crate) fn new() -> Self {
         Self {
-            short: Window::new(24, Duration::from_millis(20)),
+            short: Window::new(40, Duration::from_millis(20)),
             long: Window::new(24, Duration::from_millis(250)),
             last: None,
             queue_milli: 0,
@@ -102,7 +106,9 @@ impl Cpu {
 
     fn judge(&self, reading: &CpuReading, now: Moment) -> CpuView {
         let (mut use_short, mut pressure, mut throttled) = (MilliCpu::ZERO, 0, 0);
+        let mut seen = Duration::ZERO;
         if let Some((span, then)) = self.short.before(now, SHORT) {
+            seen = span;
             use_short = used(&then, reading, span);
             pressure = permille(reading.pressure_usec.saturating_sub(then.pressure_usec), span);
             throttled = throttled_permille(&then, reading);
@@ -112,10 +118,11 @@ impl Cpu {
             .before(now, LONG)
             .map_or(use_short, |(span, then)| used(&then, reading, span));
         let capacity = reading.capacity();
+        let waits = throttled >= THROTTLED_PERMILLE || pressure >= PRESSURE_PERMILLE;
         let saturated = capacity > MilliCpu::ZERO
-            && (throttled >= THROTTLED_PERMILLE
-                || use_short >= capacity.times_up(9, 10)
-                || (pressure >= PRESSURE_PERMILLE && use_short >= capacity.times_up(6, 10)));
+            && seen >= SEEN_LONG_ENOUGH
+            && (use_short >= capacity.times_up(9, 10)
+                || (waits && use_short >= capacity.times_up(6, 10)));
         let needed = use_short.max(use_long);
         let demand = if saturated { needed.max(self.grown(capacity)) } else { needed };
         CpuView {
@@ -202,6 +209,27 @@ mod tests {
         assert!(view.demand > MilliCpu(2500) && view.demand <= MilliCpu(3000), "{view:?}");
         let view = *run(1000, 1000, 1, 50, false).view();
         assert_eq!(view.demand, MilliCpu(4000));
+    }
+
+    #[test]
+    fn a_short_burst_against_a_small_quota_is_no_limit() {
+        let mut cpu = Cpu::new();
+        for step in 0..60u64 {
+            // 100 ms of one CPU in the middle of idleness: throttled in every period meanwhile.
+            let busy_ms = (step * 50).clamp(1000, 1100) - 1000;
+            let reading = CpuReading {
+                workload_usec: Some(busy_ms * 1000),
+                system_usec: busy_ms * 1000,
+                runnable: u32::from(busy_ms > 0 && busy_ms < 100),
+                periods: step,
+                throttled: busy_ms / 50,
+                pressure_usec: busy_ms * 1000,
+                quota: Some(MilliCpu(250)),
+                online: 1,
+            };
+            cpu.read(reading, Moment::from_millis(step * 50));
+            assert!(!cpu.view().saturated, "{:?} at step {step}", cpu.view());
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod cluster;
 pub mod command;
 pub mod control_plane;
+pub mod demo;
 pub mod deploy;
 pub mod down;
 pub mod interrupt;

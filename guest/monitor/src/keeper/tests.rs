@@ -110,6 +110,22 @@ async fn cpus_and_quota_follow_the_orders() {
 }
 
 #[tokio::test]
+async fn a_newer_cpu_order_does_not_age_a_memory_question() {
+    let guest = FakeGuest::new("apart");
+    plug(&guest, 0);
+    beside(&guest, async |host| {
+        let _newer = state(&host, set_cpu(9, 1000)).await;
+        let generation = Generation { epoch: 1, counter: 8 };
+        let (from, to) = (Bytes::from_gib(2), Bytes::from_gib(1));
+        let question = |generation| KeeperRequest::MayShrinkMemory { generation, from, to };
+        assert!(host.link.request(question(generation), LIMIT).await.is_ok());
+        let older = Generation { epoch: 1, counter: 7 };
+        assert!(host.link.request(question(older), LIMIT).await.is_err(), "but its own kind does");
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_cpu_that_appears_late_is_brought_online() {
     let guest = FakeGuest::new("late");
     plug(&guest, 0);
