@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use controller_api::guest::Protocol;
 use controller_api::vm::CpuScalingMode;
 use controller_api::{VirtualMachine, annotations, names};
+use guest_units::MilliCpu;
 use host_protocol::{
     CONTAINER_NAME, CpuScaling, DISKS_DIR, EnvVar, GuestPort, NET_CONTAINER_NAME, ORDERS_PORT,
     RUN_DIR, RUNNER_PORT, RUNNER_UID, RunnerSpec, SPEC_ENV, TLS_DIR, Transport,
@@ -76,6 +77,19 @@ pub(crate) fn owner(vm: &VirtualMachine) -> OwnerReference {
     }
 }
 
+/// The CPU to boot with: what the VM is meant to use, since its pod's requests were placed with that and the binding
+/// approved it; a start at a fraction of a CPU takes several times as long. Memory boots at its minimum.
+fn boot_cpu(vm: &VirtualMachine, mode: CpuScalingMode) -> MilliCpu {
+    let wanted = vm.use_size().cpu;
+    match mode {
+        CpuScalingMode::SysfsScaling => wanted,
+        // More vCPUs than QEMU starts with are plugged later.
+        CpuScalingMode::QmpScaling => {
+            wanted.min(MilliCpu::from_cpus(vm.min_size().cpu.whole_up()))
+        }
+    }
+}
+
 /// The VM as its runner is told.
 pub(crate) fn runner_spec(vm: &VirtualMachine, pod: &str, settings: &PodSettings) -> RunnerSpec {
     let guest = &vm.spec.guest;
@@ -89,8 +103,7 @@ pub(crate) fn runner_spec(vm: &VirtualMachine, pod: &str, settings: &PodSettings
         hostname: vm.name_any().replace('.', "-").chars().take(63).collect(),
         cpu_min: min.cpu,
         cpu_max: max.cpu,
-        // A VM boots at its minimum; what is beyond passes the gate.
-        cpu_boot: min.cpu,
+        cpu_boot: boot_cpu(vm, mode),
         memory_min: min.memory,
         memory_max: max.memory,
         cpu_scaling: match mode {

@@ -74,9 +74,11 @@ fn names_fit_a_host_name_and_avoid_vowels() {
 }
 
 #[test]
-fn a_vm_boots_at_its_minimum_whatever_it_is_meant_to_use() {
-    let spec = runner_spec(&vm(&json!({})), "postgres-bcdfg", &settings());
-    assert_eq!(spec.cpu_boot, spec.cpu_min);
+fn a_vm_boots_with_the_cpu_that_it_is_meant_to_use_and_the_least_memory() {
+    let vm = vm(&json!({}));
+    let spec = runner_spec(&vm, "postgres-bcdfg", &settings());
+    assert_eq!(spec.cpu_boot, vm.use_size().cpu.min(MilliCpu::from_cpus(spec.cpu_min.whole_up())));
+    assert!(spec.cpu_boot > spec.cpu_min);
     assert_eq!(spec.memory_min.0, 512 << 20);
     assert_eq!(spec.memory_max.0, 2 << 30);
     assert!(spec.acceleration);
