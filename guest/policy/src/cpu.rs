@@ -106,10 +106,11 @@ impl Cpu {
 
     fn judge(&self, reading: &CpuReading, now: Moment) -> CpuView {
         let (mut use_short, mut pressure, mut throttled) = (MilliCpu::ZERO, 0, 0);
-        let mut seen = Duration::ZERO;
+        let (mut seen, mut system) = (Duration::ZERO, MilliCpu::ZERO);
         if let Some((span, then)) = self.short.before(now, SHORT) {
             seen = span;
             use_short = used(&then, reading, span);
+            system = system_used(&then, reading, span);
             pressure = permille(reading.pressure_usec.saturating_sub(then.pressure_usec), span);
             throttled = throttled_permille(&then, reading);
         }
@@ -122,7 +123,8 @@ impl Cpu {
         let saturated = capacity > MilliCpu::ZERO
             && seen >= SEEN_LONG_ENOUGH
             && (use_short >= capacity.times_up(9, 10)
-                || (waits && use_short >= capacity.times_up(6, 10)));
+                || (waits && use_short >= capacity.times_up(6, 10))
+                || (waits && system >= MilliCpu::from_cpus(reading.online).times_up(9, 10)));
         let needed = use_short.max(use_long);
         let demand = if saturated { needed.max(self.grown(capacity)) } else { needed };
         CpuView {
@@ -143,15 +145,20 @@ impl Cpu {
     }
 }
 
-/// The workload's use; the system's where that is more, since a VM's CPU serves both.
+/// The workload's use. Not the whole system's: what the kernel does for a resize would ask for the next one.
 fn used(then: &CpuReading, now: &CpuReading, span: Duration) -> MilliCpu {
-    let system = now.system_usec.saturating_sub(then.system_usec);
-    let workload = match (then.workload_usec, now.workload_usec) {
-        (Some(then), Some(now)) => now.saturating_sub(then),
-        _ => 0,
-    };
-    let milli = per_second(system.max(workload), span) / 1000;
-    MilliCpu(u32::try_from(milli).unwrap_or(u32::MAX))
+    match (then.workload_usec, now.workload_usec) {
+        (Some(then), Some(now)) => rate(now.saturating_sub(then), span),
+        _ => system_used(then, now, span),
+    }
+}
+
+fn system_used(then: &CpuReading, now: &CpuReading, span: Duration) -> MilliCpu {
+    rate(now.system_usec.saturating_sub(then.system_usec), span)
+}
+
+fn rate(usec: u64, span: Duration) -> MilliCpu {
+    MilliCpu(u32::try_from(per_second(usec, span) / 1000).unwrap_or(u32::MAX))
 }
 
 fn throttled_permille(then: &CpuReading, now: &CpuReading) -> u16 {
@@ -229,6 +236,26 @@ mod tests {
             };
             cpu.read(reading, Moment::from_millis(step * 50));
             assert!(!cpu.view().saturated, "{:?} at step {step}", cpu.view());
+        }
+    }
+
+    #[test]
+    fn the_kernels_own_work_is_demand_only_while_the_workload_waits() {
+        for (waits, expected) in [(0, false), (1, true)] {
+            let mut cpu = Cpu::new();
+            for step in 0..60u64 {
+                let reading = CpuReading {
+                    workload_usec: Some(step * 1000),
+                    system_usec: step * 50_000,
+                    runnable: 2,
+                    pressure_usec: step * 25_000 * waits,
+                    quota: Some(MilliCpu(1000)),
+                    online: 1,
+                    ..CpuReading::default()
+                };
+                cpu.read(reading, Moment::from_millis(step * 50));
+            }
+            assert_eq!(cpu.view().saturated, expected, "{:?}", cpu.view());
         }
     }
 
