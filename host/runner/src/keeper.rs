@@ -13,8 +13,8 @@ use guest_protocol::{
 };
 use guest_units::{Bytes, MilliCpu};
 use host_protocol::{Endpoint, Generation, GuestLink, HybridSocket, Stream};
-use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep};
 
 use crate::api::Ready;
 use crate::error::Chain;
@@ -24,8 +24,12 @@ use crate::metrics::Metrics;
 use crate::ready::Readiness;
 use crate::state::State;
 
-/// For a connection and a greeting; a guest that still boots does not answer at all.
+/// For a connection and a greeting at first; a guest that still boots does not answer at all. Doubled after each try
+/// that ran out of time, since a guest on a busy host may need longer, and given up requests cost it work.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
+const CONNECT_LIMIT_LAST: Duration = Duration::from_secs(8);
+/// Without a keeper for so long, the vsock device is replaced: its back end may be wedged. Doubled each time.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// Between two tries.
 const RETRY: Duration = Duration::from_millis(50);
 /// Between two heartbeats.
@@ -45,6 +49,8 @@ pub(crate) struct Surroundings {
     pub(crate) state: State,
     pub(crate) metrics: Metrics,
     pub(crate) ready: Ready,
+    /// Asks for a new vsock device.
+    pub(crate) renew_vsock: Arc<Notify>,
 }
 
 impl Keeper {
@@ -72,9 +78,9 @@ impl Keeper {
         })
     }
 
-    async fn connect(&self) -> anyhow::Result<Session<Stream, KeeperHost>> {
-        let stream = self.endpoint.connect(CONNECT_LIMIT).await?;
-        Ok(dial(stream, LinkOptions::default(), CONNECT_LIMIT).await?)
+    async fn connect(&self, limit: Duration) -> anyhow::Result<Session<Stream, KeeperHost>> {
+        let stream = self.endpoint.connect(limit).await?;
+        Ok(dial(stream, LinkOptions::default(), limit).await?)
     }
 }
 
@@ -126,16 +132,30 @@ pub(crate) async fn stay_connected(
     executor: Arc<Executor<Keeper>>,
     around: Surroundings,
 ) {
+    let (mut limit, mut patience, mut alone_since) = (CONNECT_LIMIT, PATIENCE, Instant::now());
     loop {
-        match keeper.connect().await {
+        let tried = Instant::now();
+        match keeper.connect(limit).await {
             Ok(session) => {
                 around.metrics.keeper_connected();
                 let why = attend(&keeper, session, &executor, &around).await;
                 keeper.link.send_replace(None);
                 around.state.change(|state| state.guest = GuestLink::Waiting);
                 tracing::info!(why, "the keeper is gone");
+                (limit, patience, alone_since) = (CONNECT_LIMIT, PATIENCE, Instant::now());
             }
-            Err(err) => tracing::trace!(error = format!("{err:#}"), "no keeper"),
+            Err(err) => {
+                tracing::trace!(error = format!("{err:#}"), "no keeper");
+                if tried.elapsed() >= limit {
+                    limit = (limit * 2).min(CONNECT_LIMIT_LAST);
+                }
+                if alone_since.elapsed() >= patience {
+                    let seconds = patience.as_secs();
+                    tracing::warn!(seconds, error = format!("{err:#}"), "still no keeper");
+                    around.renew_vsock.notify_one();
+                    (limit, patience, alone_since) = (CONNECT_LIMIT, patience * 2, Instant::now());
+                }
+            }
         }
         sleep(RETRY).await;
     }
@@ -224,7 +244,7 @@ mod tests {
     }
 
     async fn connected(keeper: &Keeper) -> JoinSet<guest_protocol::Closed> {
-        let session = keeper.connect().await.unwrap();
+        let session = keeper.connect(LIMIT).await.unwrap();
         assert_eq!(session.welcome.role, RoleName::Keeper);
         keeper.link.send_replace(Some(session.link));
         let mut driving = JoinSet::new();

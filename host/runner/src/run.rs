@@ -21,6 +21,7 @@ use host_protocol::{GUEST_ADDRESS, KEEPER_VSOCK_PORT, RunnerSpec, Transport, VmS
 use prometheus_client::registry::Registry;
 use rustix::fs::Mode;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -63,6 +64,8 @@ struct Around {
     state: State,
     metrics: Metrics,
     ready: Ready,
+    /// The keeper's task asks for a new vsock device.
+    renew_vsock: Arc<Notify>,
 }
 
 /// Runs the VM; returns the exit code that tells how it ended.
@@ -76,6 +79,7 @@ pub(crate) async fn run(config: RunConfig, shutdown: CancellationToken) -> anyho
         state: State::new(cpu_additions(&layout)),
         metrics: Metrics::register(&mut registry),
         ready: Ready::new(needs_port),
+        renew_vsock: Arc::default(),
     };
     let children = Children::default();
     around.tasks.spawn(children.collect(around.stop.clone())?);
@@ -101,6 +105,7 @@ async fn life(
         children: children.clone(),
         vsock: config.vsock.clone(),
         socket: config.vsock_backend.clone(),
+        renew: Arc::clone(&around.renew_vsock),
     };
     let mut vsock = backend.start().await.context("start the vsock back end")?;
     vsock::log(&mut vsock, &around.tasks);
@@ -249,7 +254,7 @@ async fn attend(
     qmp: Client,
     around: &Around,
 ) -> anyhow::Result<Arc<Executor<Keeper>>> {
-    let Around { tasks, stop, state, metrics, ready } = around.clone();
+    let Around { tasks, stop, state, metrics, ready, renew_vsock: _ } = around.clone();
     let events = qmp.events();
     let status = qmp.execute(&QueryStatus {}, COMMAND_LIMIT).await?;
     if status.running {
@@ -281,6 +286,7 @@ impl Around {
             state: self.state.clone(),
             metrics: self.metrics.clone(),
             ready: self.ready.clone(),
+            renew_vsock: Arc::clone(&self.renew_vsock),
         }
     }
 }

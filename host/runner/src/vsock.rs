@@ -11,6 +11,7 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use controller_qmp::{
@@ -18,6 +19,7 @@ use controller_qmp::{
 };
 use rustix::fs::Mode;
 use serde_json::json;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -71,6 +73,8 @@ pub(crate) struct Backend {
     pub(crate) vsock: PathBuf,
     /// The socket that QEMU connects to.
     pub(crate) socket: PathBuf,
+    /// Told when the guest cannot be reached through it, although it lives.
+    pub(crate) renew: Arc<Notify>,
 }
 
 impl Backend {
@@ -120,6 +124,10 @@ pub(crate) async fn supervise(
             ended = child.ended() => {
                 let how = ended.map_or_else(|err| err.to_string(), |ended| ended.to_string());
                 tracing::warn!(ended = how, "the vsock back end died");
+            }
+            () = backend.renew.notified() => {
+                tracing::warn!("the vsock back end is replaced: nobody answers behind it");
+                child.kill();
             }
             () = stop.cancelled() => {
                 child.kill();
