@@ -35,6 +35,8 @@ const UNMANAGED_SHARE: u64 = 4;
 pub(crate) struct Memory {
     levels: Window<Bytes>,
     counters: Window<(u64, u64)>,
+    /// What no counter names, over about a second.
+    unnamed: Window<Bytes>,
     last: Option<(Moment, MemoryReading)>,
     slope: Bytes,
     cache_missed_at: Option<Moment>,
@@ -50,6 +52,8 @@ pub(crate) struct MemoryView {
     /// What the kernel keeps for itself: `total` and this are the VM's memory.
     pub(crate) unmanaged: Bytes,
     pub(crate) hard: Bytes,
+    /// Of `hard`, what stays: without pages that are on their way out of the VM.
+    pub(crate) lasting: Bytes,
     pub(crate) usable: Bytes,
     pub(crate) dirty: Bytes,
     pub(crate) swap_used: Bytes,
@@ -68,7 +72,7 @@ impl MemoryView {
 
     /// What is used of it.
     pub(crate) fn used(&self) -> Bytes {
-        self.hard.saturating_add(self.unmanaged)
+        self.lasting.saturating_add(self.unmanaged)
     }
 
     /// What will be allocated within `span` at the present rate.
@@ -92,6 +96,7 @@ impl Memory {
         Self {
             levels: Window::new(64, Duration::from_millis(8)),
             counters: Window::new(16, Duration::from_millis(50)),
+            unnamed: Window::new(8, Duration::from_millis(150)),
             last: None,
             slope: Bytes::ZERO,
             cache_missed_at: None,
@@ -115,7 +120,8 @@ impl Memory {
     }
 
     pub(crate) fn read(&mut self, reading: MemoryReading, tuning: &Tuning, now: Moment) {
-        let level = reading.hard().saturating_add(reading.swap_used);
+        let level = reading.level();
+        let unnamed = self.unnamed.values().fold(reading.unnamed(), Bytes::min);
         self.follow_slope(level, now);
         let (mut refaults, mut pressure) = (0, 0);
         if let Some((span, (faults, usec))) = self.counters.before(now, RATE_SPAN) {
@@ -129,6 +135,7 @@ impl Memory {
             total: reading.total,
             unmanaged: self.unmanaged(reading.total),
             hard: reading.hard(),
+            lasting: reading.hard().min(reading.counted.saturating_add(unnamed)),
             usable: reading.usable(),
             dirty: reading.dirty,
             swap_used: reading.swap_used,
@@ -140,6 +147,7 @@ impl Memory {
         };
         self.view = MemoryView { demand: self.demand(&view, &reading, tuning, now), ..view };
         self.levels.push(now, level);
+        self.unnamed.push(now, reading.unnamed());
         self.counters.push(now, (reading.refaults, reading.pressure_usec));
         self.last = Some((now, reading));
     }
@@ -222,6 +230,20 @@ mod tests {
             available: mib(total - used - 10),
             active_file: mib(active_file),
             ..MemoryReading::default()
+        }
+    }
+
+    #[test]
+    fn pages_on_their_way_out_are_no_growth() {
+        let (mut memory, tuning) = (Memory::new(), Tuning::default());
+        for step in 0..200u64 {
+            // A block of 128 MiB is isolated for 100 ms before it is gone.
+            let isolated = if (100..110).contains(&step) { 128 } else { 0 };
+            let now = MemoryReading { counted: mib(90), ..reading(100 + isolated, 40) };
+            memory.read(now, &tuning, Moment::from_millis(step * 10));
+            let view = memory.view();
+            assert_eq!(view.slope_per_second, Bytes::ZERO, "at step {step}");
+            assert_eq!(view.lasting, mib(100), "at step {step}");
         }
     }
 

@@ -26,6 +26,8 @@ pub struct MemoryReading {
     pub inactive_file: Bytes,
     /// Kernel caches that can be dropped (`SReclaimable`).
     pub slab_reclaimable: Bytes,
+    /// What counters name as in use: `AnonPages`, `Shmem`, `SUnreclaim`, `KernelStack`, `PageTables`, `Percpu`. Zero: not read.
+    pub counted: Bytes,
     /// Must be written before it can be dropped (`Dirty` and `Writeback`).
     pub dirty: Bytes,
     /// Swap in use (`SwapTotal` - `SwapFree`).
@@ -95,6 +97,20 @@ impl MemoryReading {
             .saturating_add(self.inactive_file)
             .saturating_add(self.slab_reclaimable);
         self.total.saturating_sub(soft)
+    }
+
+    /// What is in use without a counter that names it. While memory is unplugged, the pages on their way out show up here
+    /// for some milliseconds, since they are neither free nor gone.
+    #[must_use]
+    pub fn unnamed(&self) -> Bytes {
+        self.hard().saturating_sub(self.counted)
+    }
+
+    /// Whose growth is a workload's growth: a resize does not move it.
+    #[must_use]
+    pub fn level(&self) -> Bytes {
+        let level = if self.counted.is_zero() { self.hard() } else { self.counted };
+        level.saturating_add(self.swap_used)
     }
 
     /// What can still be used: by the kernel's estimate, and never more than [`Self::hard`] leaves.

@@ -41,6 +41,11 @@ impl<T: Copy> Window<T> {
             .filter(|(age, _)| !age.is_zero())
     }
 
+    /// All values, oldest first.
+    pub(crate) fn values(&self) -> impl Iterator<Item = T> {
+        self.values.iter().map(|(_, value)| *value)
+    }
+
     pub(crate) fn clear(&mut self) {
         self.values.clear();
     }

@@ -271,7 +271,7 @@ proptest! {
             let memory = MemoryReading {
                 total: Bytes(v[0]), free: Bytes(v[1]), available: Bytes(v[2]), active_file: Bytes(v[3]),
                 inactive_file: Bytes(v[4]), slab_reclaimable: Bytes(v[5]), dirty: Bytes(v[6]),
-                swap_used: Bytes(v[7]), refaults: v[8], pressure_usec: v[9],
+                swap_used: Bytes(v[7]), counted: Bytes(v[9]), refaults: v[8], pressure_usec: v[9],
             };
             let cpu = CpuReading {
                 workload_usec: (v[10] % 3 != 0).then_some(v[10]), system_usec: v[11],

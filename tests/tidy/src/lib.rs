@@ -2,6 +2,7 @@
 //!
 //! The library reads the tree once; each file under `tests/` holds one subject. All of it runs with plain `cargo test`.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -96,6 +97,23 @@ fn package(value: &Value) -> Result<Package> {
         .filter_map(|dependency| dependency["name"].as_str().map(str::to_owned))
         .collect();
     Ok(Package { name, folder, dependencies })
+}
+
+/// Names of all packages that `package` is built from, itself included.
+///
+/// # Errors
+/// When cargo cannot be run or does not know the package.
+pub fn tree(package: &str) -> Result<BTreeSet<String>> {
+    let output = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--edges", "normal", "--prefix", "none", "--format", "{p}"])
+        .args(["--package", package])
+        .current_dir(root())
+        .output()
+        .context("run cargo tree")?;
+    ensure!(output.status.success(), "cargo tree: {}", String::from_utf8_lossy(&output.stderr));
+    let listing = String::from_utf8(output.stdout).context("package names as UTF-8")?;
+    let first = |line: &str| line.split_whitespace().next().map(str::to_owned);
+    Ok(listing.lines().filter_map(first).collect())
 }
 
 /// Every file that git tracks or would track, relative to the top.

@@ -2,19 +2,40 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::Command;
 
-use tests_tidy::{CRATES, Kind, kind, packages, root};
+use tests_tidy::{CRATES, Kind, kind, packages, root, tree};
 
 /// What a brain's whole dependency tree may hold besides crates of this workspace.
 const BRAIN_ALLOWED: &[&str] = &[
-    "serde", "serde_core", "serde_derive", "serde_json", "thiserror", "thiserror-impl", "itoa", "ryu", "zmij", "memchr",
-    "proc-macro2", "quote", "syn", "unicode-ident",
+    "serde",
+    "serde_core",
+    "serde_derive",
+    "serde_json",
+    "thiserror",
+    "thiserror-impl",
+    "itoa",
+    "ryu",
+    "zmij",
+    "memchr",
+    "proc-macro2",
+    "quote",
+    "syn",
+    "unicode-ident",
 ];
 
 /// What a brain may never reach, whatever it is derived from.
 const BRAIN_BANNED: &[&str] = &[
-    "tokio", "hyper", "tower", "rustls", "kube-client", "kube-runtime", "tracing", "rand", "axum", "rustix", "nix",
+    "tokio",
+    "hyper",
+    "tower",
+    "rustls",
+    "kube-client",
+    "kube-runtime",
+    "tracing",
+    "rand",
+    "axum",
+    "rustix",
+    "nix",
 ];
 
 /// The only brain that sees the CRD types, and so their derive-only dependencies.
@@ -56,7 +77,7 @@ fn arrows_point_from_binary_to_brain_to_vocabulary() {
 #[test]
 fn brains_are_pure() {
     for (name, _) in CRATES.iter().filter(|(_, kind)| *kind == Kind::Brain) {
-        for dependency in tree(name) {
+        for dependency in tree(name).unwrap() {
             assert!(!BRAIN_BANNED.contains(&dependency.as_str()), "{name} reaches {dependency}");
             if *name == SEES_THE_API || kind(&dependency).is_some() {
                 continue;
@@ -64,22 +85,6 @@ fn brains_are_pure() {
             assert!(BRAIN_ALLOWED.contains(&dependency.as_str()), "{name} reaches {dependency}");
         }
     }
-}
-
-/// Names of all packages that `package` is built from, itself included.
-fn tree(package: &str) -> BTreeSet<String> {
-    let output = Command::new(env!("CARGO"))
-        .args(["tree", "--offline", "--edges", "normal", "--prefix", "none", "--format", "{p}"])
-        .args(["--package", package])
-        .current_dir(root())
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "cargo tree: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout)
-        .unwrap()
-        .lines()
-        .filter_map(|line| line.split_whitespace().next().map(str::to_owned))
-        .collect()
 }
 
 #[test]

@@ -73,7 +73,9 @@ fn unsafe_stands_only_where_it_is_listed() {
         .unwrap()
         .into_iter()
         .filter(|(path, text)| !is_generated(text) && !path.starts_with("tests/tidy"))
-        .filter(|(_, text)| text.contains("#[expect(unsafe_code") || text.contains("#![expect(unsafe_code"))
+        .filter(|(_, text)| {
+            text.contains("#[expect(unsafe_code") || text.contains("#![expect(unsafe_code")
+        })
         .map(|(path, _)| path.to_string_lossy().into_owned())
         .collect();
     found.sort();

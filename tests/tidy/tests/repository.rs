@@ -48,13 +48,17 @@ fn every_invariant_names_a_test_that_exists() {
     let invariants = invariants.split("\n## ").next().unwrap_or_default();
     let sources: String = rust_files().unwrap().into_iter().map(|(_, text)| text).collect();
     let mut rows = 0;
-    for row in invariants.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| rule ")) {
-        let tests: Vec<&str> = row.split('`').skip(1).step_by(2).filter(|word| word.contains("::")).collect();
+    for row in
+        invariants.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| rule "))
+    {
+        let tests: Vec<&str> =
+            row.split('`').skip(1).step_by(2).filter(|word| word.contains("::")).collect();
         assert!(!tests.is_empty(), "an invariant without a test: {row}");
         for test in tests {
             let name = test.rsplit("::").next().unwrap_or(test);
             assert!(
-                sources.contains(&format!("fn {name}(")) || sources.contains(&format!("\"{name}\"")),
+                sources.contains(&format!("fn {name}("))
+                    || sources.contains(&format!("\"{name}\"")),
                 "{test} does not exist"
             );
             rows += 1;
@@ -66,9 +70,14 @@ fn every_invariant_names_a_test_that_exists() {
 #[test]
 fn no_registry_host_and_no_machine_path_is_named() {
     // Written in halves, so that this file does not name them either.
-    let banned =
-        [("crates", ".io/"), ("proxy.golang", ".org"), ("deb.debian", ".org"), ("npmjs", ".org"), ("/ro", "ot/.cargo")]
-            .map(|(left, right)| format!("{left}{right}"));
+    let banned = [
+        ("crates", ".io/"),
+        ("proxy.golang", ".org"),
+        ("deb.debian", ".org"),
+        ("npmjs", ".org"),
+        ("/ro", "ot/.cargo"),
+    ]
+    .map(|(left, right)| format!("{left}{right}"));
     for path in files().unwrap() {
         if path.extension().is_some_and(|extension| extension == "lock") {
             continue;

@@ -42,6 +42,8 @@ pub(crate) fn meminfo(text: &[u8]) -> Option<MemoryReading> {
             b"Inactive(file):" => memory.inactive_file = bytes,
             b"SReclaimable:" => memory.slab_reclaimable = bytes,
             b"Dirty:" | b"Writeback:" => memory.dirty = memory.dirty.saturating_add(bytes),
+            b"AnonPages:" | b"Shmem:" | b"SUnreclaim:" | b"KernelStack:" | b"PageTables:"
+            | b"Percpu:" => memory.counted = memory.counted.saturating_add(bytes),
             b"SwapTotal:" => swap_total = bytes,
             b"SwapFree:" => swap_free = bytes,
             _ => {}
@@ -178,11 +180,13 @@ mod tests {
         let text = b"MemTotal:         496852 kB\nMemFree:          100000 kB\n\
             MemAvailable:     300000 kB\nBuffers: 10 kB\nCached: 20 kB\nActive(anon): 5 kB\n\
             Active(file):      40000 kB\nInactive(file):    60000 kB\nDirty:  8 kB\n\
-            Writeback: 2 kB\nSReclaimable:      9000 kB\nSwapTotal: 2048 kB\nSwapFree: 1024 kB\n";
+            Writeback: 2 kB\nAnonPages: 70 kB\nShmem: 20 kB\nSUnreclaim: 10 kB\n\
+            SReclaimable:      9000 kB\nSwapTotal: 2048 kB\nSwapFree: 1024 kB\n";
         let memory = meminfo(text).unwrap();
         assert_eq!(memory.total, Bytes::from_kib(496_852));
         assert_eq!(memory.available, Bytes::from_kib(300_000));
         assert_eq!(memory.inactive_file, Bytes::from_kib(60_000));
+        assert_eq!(memory.counted, Bytes::from_kib(100));
         assert_eq!((memory.dirty, memory.swap_used), (Bytes::from_kib(10), Bytes::from_mib(1)));
         assert_eq!(meminfo(b"MemTotal: 5 kB\n"), None);
         assert_eq!(meminfo(b""), None);
