@@ -84,9 +84,7 @@ fn boot_cpu(vm: &VirtualMachine, mode: CpuScalingMode) -> MilliCpu {
     match mode {
         CpuScalingMode::SysfsScaling => wanted,
         // More vCPUs than QEMU starts with are plugged later.
-        CpuScalingMode::QmpScaling => {
-            wanted.min(MilliCpu::from_cpus(vm.min_size().cpu.whole_up()))
-        }
+        CpuScalingMode::QmpScaling => wanted.min(MilliCpu::from_cpus(vm.min_size().cpu.whole_up())),
     }
 }
 

@@ -29,6 +29,9 @@ struct Args {
     /// Runs only scenarios whose name contains this, and nothing else.
     #[arg(long)]
     only: Option<String>,
+    /// Uses the cluster that is up as it is: builds, loads and deploys nothing, and never takes it away.
+    #[arg(long, requires = "only")]
+    as_is: bool,
 }
 
 fn main() -> ExitCode {
@@ -65,8 +68,9 @@ fn run(args: &Args, parts: &mut Vec<Part>) -> Result<()> {
         let wanted = |scenario: &Scenario| {
             args.only.as_ref().is_none_or(|part| scenario.name.contains(part.as_str()))
         };
-        let chosen: Vec<Scenario> = scenarios::all().into_iter().filter(wanted).collect();
-        on_cluster(&cache, &progress, parts, &chosen)?;
+        let spared = |scenario: &Scenario| !(args.as_is && scenario.takes_the_cluster_away());
+        let chosen = scenarios::all().into_iter().filter(wanted).filter(spared).collect::<Vec<_>>();
+        on_cluster(&cache, &progress, parts, &chosen, args.as_is)?;
     }
     interrupt::check()
 }
@@ -100,9 +104,10 @@ fn on_cluster(
     progress: &Progress,
     parts: &mut Vec<Part>,
     chosen: &[Scenario],
+    as_is: bool,
 ) -> Result<()> {
     let begun = Instant::now();
-    let up = bring_up(cache, progress, chosen);
+    let up = if as_is { Cluster::open() } else { bring_up(cache, progress, chosen) };
     parts.push(Part::check("cluster up", begun.elapsed(), up.is_ok()));
     let cluster = up?;
     for scenario in chosen {
@@ -120,7 +125,7 @@ fn on_cluster(
         }
         parts.push(Part::scenario(outcome.name, outcome.took, passed));
     }
-    if interrupt::interrupted() {
+    if interrupt::interrupted() && !as_is {
         interrupt::forget();
         down::down(&Layout::from_env()?).context("take the cluster away after the stop")?;
     }

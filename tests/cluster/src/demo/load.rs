@@ -20,9 +20,12 @@ use crate::interrupt;
 const SCALE: &str = "3";
 const STEADY_CLIENTS: u32 = 2;
 /// Transactions a second: far below what the smallest VM can do.
-const STEADY_RATE: &str = "20";
-/// The steady load runs in pieces, so that it can end soon after the rest.
-const STEADY_SECONDS: u64 = 15;
+const STEADY_RATE: &str = "10";
+/// The steady load keeps its connections to the end: a new one costs a small VM more than many look-ups. It is ended from
+/// outside, this is only its longest time.
+const STEADY_SECONDS: &str = "1800";
+/// What the pod says after it was told to end a load.
+const STOPPED: &str = "exit stopped";
 const CPU_CLIENTS: u32 = 4;
 const MEMORY_CLIENTS: u32 = 2;
 const MEMORY_SCRIPT: &str = include_str!("../../demo/memory.sql");
@@ -54,87 +57,101 @@ impl Loads {
 
     /// Look-ups as fast as they go.
     pub(super) fn cpu(&self, time: Duration) -> Result<()> {
-        let seconds = time.as_secs().to_string();
-        self.run("cpu", Load::Cpu, CPU_CLIENTS, &["-S", "-T", &seconds])
+        let what = format!("-S -T {}", time.as_secs());
+        self.run("cpu", Load::Cpu, CPU_CLIENTS, &what, None)
     }
 
     /// Sorts in memory. The last ones end a little after the time.
     pub(super) fn memory(&self, time: Duration) -> Result<()> {
-        let seconds = time.as_secs().to_string();
-        let what = ["-f", "/load/memory.sql", "-T", &seconds];
-        self.run("memory", Load::Memory, MEMORY_CLIENTS, &what)
+        let what = format!("-f /load/memory.sql -T {}", time.as_secs());
+        self.run("memory", Load::Memory, MEMORY_CLIENTS, &what, None)
     }
 
     /// Starts the steady load; it ends soon after `stop` is set.
     pub(super) fn steady(&self, stop: &Arc<AtomicBool>) -> JoinHandle<Result<()>> {
         let (loads, stop) = (self.clone(), Arc::clone(stop));
         thread::spawn(move || {
-            let seconds = STEADY_SECONDS.to_string();
-            let what = ["-S", "-R", STEADY_RATE, "-T", &seconds];
-            for piece in 1.. {
-                if stop.load(Ordering::Relaxed) {
-                    break;
-                }
-                interrupt::check()?;
-                loads.run(&format!("steady-{piece}"), Load::Steady, STEADY_CLIENTS, &what)?;
-            }
-            Ok(())
+            let what = format!("-S -R {STEADY_RATE} -T {STEADY_SECONDS}");
+            loads.run("steady", Load::Steady, STEADY_CLIENTS, &what, Some(&stop))
         })
     }
 
-    /// One run of pgbench, from its start to the fetching of its log. That transactions failed is recorded, not an error.
-    fn run(&self, name: &str, load: Load, clients: u32, what: &[&str]) -> Result<()> {
-        let script = format!(
-            "echo started; pgbench -n -c {clients} -j 1 --progress=1 --progress-timestamp \
-             -l --log-prefix=/load/{name} {} 2>&1; echo \"exit $?\"",
-            what.join(" ")
+    /// One run of pgbench, from its start to the fetching of its log. That transactions failed is
+    /// recorded, not an error; a run that broke is both.
+    fn run(
+        &self,
+        name: &str,
+        load: Load,
+        clients: u32,
+        what: &str,
+        stop: Option<&AtomicBool>,
+    ) -> Result<()> {
+        let bench = format!(
+            "pgbench -n -c {clients} -j 1 --progress=1 --progress-timestamp \
+             -l --log-prefix=/load/{name} {what} 2>&1"
         );
-        let lines = Lines::start(kubectl(&self.cluster, &["exec", CLIENT, "--", "sh", "-c", &script]))
-            .with_context(|| format!("start the load {name}"))?;
+        let script = match stop {
+            None => format!("echo started; {bench}; echo \"exit $?\""),
+            // The end of the input ends the load, too: it does not outlive the demonstration.
+            Some(_) => format!(
+                "echo started; {bench} & read -r _; kill $!; wait $! 2>/dev/null; echo {STOPPED}"
+            ),
+        };
+        let command = kubectl(&self.cluster, &["exec", "-i", CLIENT, "--", "sh", "-c", &script]);
+        let mut lines = Lines::start(command).with_context(|| format!("start the load {name}"))?;
         let first = lines.next(SILENCE).with_context(|| format!("start the load {name}"))?;
         ensure!(first.as_deref() == Some("started"), "the load {name} did not start: {first:?}");
-        let index = {
-            let run = LoadRun {
-                load,
-                clients,
-                begun: At::now(),
-                ended: None,
-                failed: None,
-                trouble: None,
-            };
-            let mut recording = self.shared.lock();
-            recording.runs.push(run);
-            recording.runs.len() - 1
-        };
-        let said = self.follow(&lines, load, index);
-        let mut text = said.unwrap_or_else(|err| format!("{err:#}\n"));
+        let index = self.begin(load, clients);
+        let said = self.follow(&mut lines, load, index, stop);
+        let text = said.unwrap_or_else(|err| format!("error: {err:#}\n"));
         interrupt::check()?;
-        let end = outcome(&text);
-        if let Ok(transactions) = self.fetch(name, load) {
-            self.shared.lock().transactions.extend(transactions);
-        } else {
-            text.push_str("the log of transactions could not be fetched\n");
-        }
         let path = self.out.join(format!("pgbench-{name}.log"));
         fs::write(&path, &text).with_context(|| format!("write {}", path.display()))?;
+        let transactions = self.fetch(name, load)?;
+        let end = outcome(&text, stop.is_some());
         let mut recording = self.shared.lock();
+        recording.transactions.extend(transactions);
         match end {
             Ok(failed) => recording.runs[index].failed = Some(failed),
-            Err(err) => recording.runs[index].trouble = Some(format!("{name}: {err:#}")),
+            Err(err) => {
+                recording.runs[index].trouble = Some(format!("{name}: {err:#}"));
+                return Err(err).with_context(|| format!("run the load {name}"));
+            }
         }
         Ok(())
     }
 
+    /// Writes down that a run has begun; returns where.
+    fn begin(&self, load: Load, clients: u32) -> usize {
+        let begun = At::now();
+        let run = LoadRun { load, clients, begun, ended: None, failed: None, trouble: None };
+        let mut recording = self.shared.lock();
+        recording.runs.push(run);
+        recording.runs.len() - 1
+    }
+
     /// Reads what pgbench says until it ends; returns all of it.
-    fn follow(&self, lines: &Lines, load: Load, index: usize) -> Result<String> {
+    fn follow(
+        &self,
+        lines: &mut Lines,
+        load: Load,
+        index: usize,
+        stop: Option<&AtomicBool>,
+    ) -> Result<String> {
         let mut text = String::new();
+        let mut told = false;
         while let Some(line) = lines.next(SILENCE)? {
             let progress = progress(&line, load);
             let mut recording = self.shared.lock();
             recording.progress.extend(progress);
             // Counted as ended when the last client is gone, not when its log is fetched.
             recording.runs[index].ended = Some(At::now());
+            drop(recording);
             let _infallible = writeln!(text, "{line}");
+            if !told && stop.is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+                lines.tell("stop")?;
+                told = true;
+            }
         }
         Ok(text)
     }
@@ -174,16 +191,23 @@ fn transaction(line: &str, load: Load) -> Option<Transaction> {
     Some(Transaction { at: At(seconds + fraction / 1e6), load, latency_ms: micros / 1000.0 })
 }
 
-/// How a run ended: the number of failed transactions, or why it is worth nothing.
-fn outcome(text: &str) -> Result<u64> {
-    let complaint = text.lines().find(|line| {
-        ["error:", "fatal:", "aborted"].iter().any(|word| line.contains(word))
-    });
+/// How a run ended: the number of failed transactions, or why it is worth nothing. One that was stopped from outside has no
+/// summary; its lines of progress count what failed.
+fn outcome(text: &str, stopped: bool) -> Result<u64> {
+    let complaint = text
+        .lines()
+        .find(|line| ["error:", "fatal:", "aborted"].iter().any(|word| line.contains(word)));
     if let Some(complaint) = complaint {
         bail!("pgbench complained: {complaint}");
     }
     let last = text.lines().rev().find(|line| !line.is_empty()).unwrap_or_default();
-    ensure!(last == "exit 0", "pgbench ended badly: {last:?}");
+    let wanted = if stopped { STOPPED } else { "exit 0" };
+    ensure!(last == wanted, "pgbench ended badly: {last:?}");
+    if stopped {
+        let mut counts = text.lines().filter_map(|line| progress(line, Load::Steady)).peekable();
+        ensure!(counts.peek().is_some(), "pgbench never said how it went");
+        return Ok(counts.map(|it| it.failed).sum());
+    }
     let counted = text
         .lines()
         .find_map(|line| line.strip_prefix("number of failed transactions: "))
@@ -236,13 +260,23 @@ exit 0
 
     #[test]
     fn a_good_end_counts_failures_and_a_bad_one_says_why() {
-        assert_eq!(outcome(SUMMARY).unwrap(), 0);
+        assert_eq!(outcome(SUMMARY, false).unwrap(), 0);
         let some = SUMMARY.replace("transactions: 0 (", "transactions: 12 (");
-        assert_eq!(outcome(&some).unwrap(), 12);
+        assert_eq!(outcome(&some, false).unwrap(), 12);
         let broken = format!("pgbench: error: client 1 aborted in command 0\n{SUMMARY}");
-        assert!(outcome(&broken).unwrap_err().to_string().contains("client 1 aborted"));
-        assert!(outcome(&SUMMARY.replace("exit 0", "exit 2")).is_err());
-        assert!(outcome("exit 0\n").is_err());
-        assert!(outcome("").is_err());
+        assert!(outcome(&broken, false).unwrap_err().to_string().contains("client 1 aborted"));
+        assert!(outcome(&SUMMARY.replace("exit 0", "exit 2"), false).is_err());
+        assert!(outcome("exit 0\n", false).is_err());
+        assert!(outcome("", false).is_err());
+    }
+
+    #[test]
+    fn a_load_that_was_stopped_is_judged_by_its_progress() {
+        let line = SUMMARY.lines().next().unwrap();
+        let text = format!("{line}\n{}\n{STOPPED}\n", line.replace("0 failed", "2 failed"));
+        assert_eq!(outcome(&text, true).unwrap(), 2);
+        assert!(outcome(&format!("{STOPPED}\n"), true).is_err());
+        assert!(outcome(&text, false).is_err());
+        assert!(outcome(&text.replace(STOPPED, ""), true).is_err());
     }
 }

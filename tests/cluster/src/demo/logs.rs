@@ -201,7 +201,7 @@ mod tests {
 
     use super::*;
 
-    fn line(fields: Value) -> String {
+    fn line(fields: &Value) -> String {
         json!({"timestamp": "2026-11-24T02:00:00.500000Z", "level": "INFO", "target": "x", "fields": fields})
             .to_string()
     }
@@ -226,7 +226,7 @@ mod tests {
             fields["vm"] = json!("demo");
             fields["namespace"] = json!("default");
             fields["generation"] = json!(7);
-            let event = event(part, &line(fields)).unwrap();
+            let event = event(part, &line(&fields)).unwrap();
             assert_eq!(event.kind.message(), message);
             assert_eq!((event.memory, event.generation), (Some(Bytes(gib)), 7), "{message}");
         }
@@ -235,14 +235,14 @@ mod tests {
     #[test]
     fn other_lines_are_no_events() {
         let of = |vm: &str, message: &str| {
-            line(json!({"message": message, "vm": vm, "namespace": "default", "generation": 1}))
+            line(&json!({"message": message, "vm": vm, "namespace": "default", "generation": 1}))
         };
         assert!(event(Part::Agent, &of("demo", "guest asked")).is_some());
         assert!(event(Part::Agent, &of("other", "guest asked")).is_none());
         assert!(event(Part::Agent, &of("demo", "guest vetoed")).is_none());
         assert!(event(Part::Agent, "thread panicked").is_none());
         let cpu = json!({"message": "plug done", "vm": "demo", "namespace": "default", "resource": "cpu", "reached": 500});
-        assert_eq!(event(Part::Runner, &line(cpu)).unwrap().memory, None);
+        assert_eq!(event(Part::Runner, &line(&cpu)).unwrap().memory, None);
     }
 
     #[test]

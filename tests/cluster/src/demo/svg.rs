@@ -112,7 +112,13 @@ pub(crate) fn escape(text: &str) -> String {
 impl Chart {
     /// Draws it.
     pub(crate) fn draw(&self, time: &Time) -> String {
-        let x = Scale { low: 0.0, high: time.end.max(1.0), log: false, start: LEFT, end: WIDTH - RIGHT };
+        let x = Scale {
+            low: 0.0,
+            high: time.end.max(1.0),
+            log: false,
+            start: LEFT,
+            end: WIDTH - RIGHT,
+        };
         let (values, y) = self.values();
         let mut out = format!(
             "<svg viewBox=\"0 0 {WIDTH} {:.0}\" role=\"img\" aria-label=\"{}\">\n",
@@ -148,7 +154,8 @@ impl Chart {
         let values = if self.log {
             powers(if least.is_finite() { least } else { 1.0 }, most)
         } else {
-            ticks(most, 5.0)
+            // A little room above, for the names of the stages.
+            ticks(most * 1.12, 5.0)
         };
         let (low, high) = (values[0], values[values.len() - 1]);
         (values, Scale { low, high, log: self.log, start: self.height - BOTTOM, end: TOP })
@@ -282,7 +289,10 @@ mod tests {
     #[test]
     fn a_scale_maps_ends_middle_and_outside() {
         let scale = Scale { low: 0.0, high: 10.0, log: false, start: 100.0, end: 0.0 };
-        assert_eq!([0.0, 5.0, 10.0, 99.0, -1.0].map(|v| scale.place(v)), [100.0, 50.0, 0.0, 0.0, 100.0]);
+        assert_eq!(
+            [0.0, 5.0, 10.0, 99.0, -1.0].map(|v| scale.place(v)),
+            [100.0, 50.0, 0.0, 0.0, 100.0]
+        );
         let log = Scale { low: 1.0, high: 100.0, log: true, start: 0.0, end: 200.0 };
         assert!((log.place(10.0) - 100.0).abs() < 1e-9);
         assert_eq!(log.place(0.0), 0.0);
@@ -304,7 +314,12 @@ mod tests {
 
     #[test]
     fn a_chart_has_its_lines_its_axes_and_no_open_text() {
-        let series = |shape| Series { class: "used", label: "a<b", shape, points: vec![(0.0, 1.0), (5.0, 2.0)] };
+        let series = |shape| Series {
+            class: "used",
+            label: "a<b",
+            shape,
+            points: vec![(0.0, 1.0), (5.0, 2.0)],
+        };
         let chart = Chart {
             title: "CPU",
             unit: "vCPU",
@@ -317,7 +332,9 @@ mod tests {
         let text = chart.draw(&Time { end: 10.0, stages: vec![(0.0, 5.0, "light".to_owned())] });
         assert_eq!(text.matches("class=\"line used\" d=").count(), 2);
         assert_eq!(text.matches("class=\"area used\"").count(), 1);
-        assert!(text.contains("a&lt;b") && text.contains("grow &amp; go") && text.contains("[vCPU]"));
+        assert!(
+            text.contains("a&lt;b") && text.contains("grow &amp; go") && text.contains("[vCPU]")
+        );
         assert!(text.starts_with("<svg") && text.ends_with("</svg>\n") && !text.contains("NaN"));
         let empty = Chart { series: Vec::new(), limits: Vec::new(), log: true, ..chart };
         assert!(!empty.draw(&Time { end: 0.0, stages: Vec::new() }).contains("NaN"));

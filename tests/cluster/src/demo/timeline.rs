@@ -106,12 +106,7 @@ fn follow(events: &[Event], permit: &Event) -> Option<Growth> {
 }
 
 /// The first event of a kind, not before a moment, that suits.
-fn next(
-    events: &[Event],
-    kind: Kind,
-    after: At,
-    suits: impl Fn(&Event) -> bool,
-) -> Option<&Event> {
+fn next(events: &[Event], kind: Kind, after: At, suits: impl Fn(&Event) -> bool) -> Option<&Event> {
     events.iter().find(|event| event.kind == kind && event.at >= after && suits(event))
 }
 
@@ -163,7 +158,11 @@ pub(crate) mod tests {
             // The repeated ask is no part of the way.
             if missing != 3 {
                 events.remove(missing);
-                let whole = growths(&events).iter().any(|growth| growth.hops[0].ms == 0.0 && growth.hops.len() == 10 && growth.hops[0].at == At(1000.0));
+                let whole = growths(&events).iter().any(|growth| {
+                    growth.hops[0].ms == 0.0
+                        && growth.hops.len() == 10
+                        && growth.hops[0].at == At(1000.0)
+                });
                 assert!(!whole, "event {missing} is not needed");
             }
         }
@@ -180,8 +179,7 @@ pub(crate) mod tests {
 
     #[test]
     fn the_one_under_memory_load_is_shown() {
-        let mut recording = Recording::default();
-        recording.events = one_growth(1000.0);
+        let mut recording = Recording { events: one_growth(1000.0), ..Recording::default() };
         let mut later = one_growth(2000.0);
         for event in &mut later {
             event.generation += 100;

@@ -19,8 +19,9 @@ const APPROVED: &str = "internal.autoscaling.neon.tech/resources-approved";
 /// Follows the VM object; every change is seen when it happens.
 pub(super) fn vm(cluster: &Cluster, shared: &Shared) -> Feed {
     let (cluster, shared) = (cluster.clone(), shared.clone());
-    let command =
-        move || Ok(kubectl(&cluster, &["get", "neonvm", VM, "-n", NAMESPACE, "-o", "json", "--watch"]));
+    let command = move || {
+        Ok(kubectl(&cluster, &["get", "neonvm", VM, "-n", NAMESPACE, "-o", "json", "--watch"]))
+    };
     Feed::start(command, None, move |at, object| {
         if let Some(sample) = vm_sample(at, object) {
             shared.lock().vm.push(sample);

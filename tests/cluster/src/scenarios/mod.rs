@@ -1,7 +1,22 @@
 //! What is tested on a real cluster: a list of scenarios, each with a deadline, and what is collected when one fails.
 
+mod api;
+mod approval;
+mod books;
 mod cluster_itself;
+mod crash;
+mod ends;
 mod evidence;
+mod https;
+mod identity;
+mod life;
+mod load;
+mod manifests;
+mod resize;
+mod room;
+mod space;
+mod victim;
+mod vm;
 
 use std::path::PathBuf;
 use std::sync::mpsc;
@@ -39,8 +54,28 @@ pub struct Scenario {
 /// All scenarios in the order in which they run; the last one takes the cluster away.
 pub fn all() -> Vec<Scenario> {
     let [mut first, last] = cluster_itself::scenarios();
+    for feature in [
+        life::scenarios,
+        manifests::scenarios,
+        resize::scenarios,
+        ends::scenarios,
+        identity::scenarios,
+        approval::scenarios,
+        room::scenarios,
+        load::scenarios,
+        crash::scenarios,
+    ] {
+        first.extend(feature());
+    }
     first.extend(last);
     first
+}
+
+impl Scenario {
+    /// Whether the cluster is gone afterwards.
+    pub fn takes_the_cluster_away(&self) -> bool {
+        self.name == cluster_itself::DOWN
+    }
 }
 
 /// How a scenario ended.
@@ -98,6 +133,8 @@ mod tests {
         let all = all();
         let names: BTreeSet<_> = all.iter().map(|scenario| scenario.name).collect();
         assert_eq!(names.len(), all.len());
-        assert_eq!(all.last().unwrap().name, cluster_itself::DOWN);
+        let away = |scenario: &&Scenario| scenario.takes_the_cluster_away();
+        assert_eq!(all.iter().filter(away).count(), 1);
+        assert!(all.last().unwrap().takes_the_cluster_away());
     }
 }

@@ -42,11 +42,8 @@ impl Shape<'_> {
     /// The manifest as a user would write it.
     pub(super) fn manifest(&self, name: &str) -> String {
         let Self { cpus, slots, scaled, bounds, node } = self;
-        let label = if *scaled {
-            "  labels: {autoscaling.neon.tech/enabled: \"true\"}\n"
-        } else {
-            ""
-        };
+        let label =
+            if *scaled { "  labels: {autoscaling.neon.tech/enabled: \"true\"}\n" } else { "" };
         let annotation = if bounds.is_empty() {
             String::new()
         } else {
@@ -207,7 +204,8 @@ mod tests {
 
     #[test]
     fn manifests_are_yaml_with_unquoted_fractions() {
-        let shape = Shape { scaled: true, bounds: r#"{"min": {}}"#, node: "n1", ..Shape::default() };
+        let shape =
+            Shape { scaled: true, bounds: r#"{"min": {}}"#, node: "n1", ..Shape::default() };
         let text = shape.manifest("a");
         let value: Value = serde_yaml::from_str(text.trim_start_matches("---\n")).unwrap();
         assert_eq!(value["spec"]["guest"]["cpus"]["min"], 0.25);

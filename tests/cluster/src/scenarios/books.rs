@@ -1,0 +1,231 @@
+//! The ledger as the extender tells it, and what must always hold of it.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use guest_units::{Bytes, MilliCpu, Size};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::api::{Api, items};
+use super::vm::Vm;
+use crate::cluster::Cluster;
+
+const DUMP: &[&str] = &[
+    "-n",
+    "kube-system",
+    "exec",
+    "deployment/autoscale-scheduler",
+    "-c",
+    "extender",
+    "--",
+    "/usr/bin/autoscale-scheduler",
+    "dump",
+];
+
+/// CPU and memory, summed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub(super) struct Amount {
+    pub(super) cpu_millis: u64,
+    pub(super) memory_bytes: u64,
+}
+
+impl Amount {
+    fn fits_in(self, room: Self) -> bool {
+        self.cpu_millis <= room.cpu_millis && self.memory_bytes <= room.memory_bytes
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            cpu_millis: self.cpu_millis + other.cpu_millis,
+            memory_bytes: self.memory_bytes + other.memory_bytes,
+        }
+    }
+
+    fn max(self, other: Self) -> Self {
+        Self {
+            cpu_millis: self.cpu_millis.max(other.cpu_millis),
+            memory_bytes: self.memory_bytes.max(other.memory_bytes),
+        }
+    }
+}
+
+/// The books at one moment.
+#[derive(Debug, Clone)]
+pub(super) struct Books(Value);
+
+impl Books {
+    /// Asks the extender.
+    pub(super) fn read(cluster: &Cluster) -> Result<Self> {
+        let text = cluster.kubectl_run(DUMP).deadline(Duration::from_secs(20)).output()?;
+        serde_json::from_str(&text).map(Self).context("read the scheduler's books")
+    }
+
+    /// What is promised to a VM that has its place.
+    pub(super) fn promise(&self, vm: &Vm) -> Option<Size> {
+        self.promise_of(&full_name(vm))
+    }
+
+    fn promise_of(&self, name: &str) -> Option<Size> {
+        let nodes = self.0["nodes"].as_object()?;
+        let book = nodes.values().find_map(|node| node["vms"].get(name))?;
+        serde_json::from_value(book["promise"].clone()).ok()
+    }
+
+    /// Whether the VM is in the books at all.
+    pub(super) fn knows(&self, vm: &Vm) -> bool {
+        self.promise(vm).is_some() || self.0["unplaced"].get(full_name(vm)).is_some()
+    }
+
+    /// CPU of a node that nobody holds, in thousandths.
+    pub(super) fn free_cpu(&self, node: &str) -> Result<u64> {
+        let (allocatable, reserved) = self.node(node)?;
+        Ok(allocatable.cpu_millis.saturating_sub(reserved.cpu_millis))
+    }
+
+    /// The node with the most free CPU.
+    pub(super) fn roomiest(&self) -> Result<String> {
+        let names = self.0["nodes"].as_object().context("the books list nodes")?.keys();
+        let free = names.map(|name| Ok((self.free_cpu(name)?, name.clone())));
+        let largest = free.collect::<Result<Vec<_>>>()?.into_iter().max();
+        Ok(largest.context("the books know a node")?.1)
+    }
+
+    fn node(&self, name: &str) -> Result<(Amount, Amount)> {
+        let node = &self.0["nodes"][name];
+        let amount = |field: &str| {
+            serde_json::from_value::<Amount>(node[field].clone())
+                .with_context(|| format!("read {field} of node {name}"))
+        };
+        Ok((amount("allocatable")?, amount("reserved")?))
+    }
+
+    /// No node has given away more than it has.
+    pub(super) fn check(&self) -> Result<()> {
+        for name in self.0["nodes"].as_object().into_iter().flatten().map(|(name, _)| name) {
+            let (allocatable, reserved) = self.node(name)?;
+            ensure!(
+                reserved.fits_in(allocatable),
+                "the books of {name} are overdrawn: {reserved:?} of {allocatable:?}"
+            );
+        }
+        Ok(())
+    }
+}
+
+fn full_name(vm: &Vm) -> String {
+    format!("{}/{}", vm.namespace, vm.name)
+}
+
+/// Waits until the VM has what it asks for and exactly that is promised to it.
+pub(super) fn wait_balanced(cluster: &Cluster, vm: &Vm, limit: Duration) -> Result<()> {
+    cluster.wait_until("size, wish and promise are the same", limit, || {
+        let seen = vm.see()?;
+        let (plugged, wanted) = (seen.plugged()?, seen.wanted()?);
+        let books = Books::read(cluster)?;
+        books.check()?;
+        let promise = books.promise(vm);
+        if plugged == wanted && promise == Some(plugged) {
+            return Ok(true);
+        }
+        bail!("plugged {plugged}, wanted {wanted}, promised {promise:?}");
+    })
+}
+
+/// What the pods of a node hold, as its kubelet counts, is within what the node has; and no pod was turned away.
+pub(super) fn check_node(api: &Api, node: &str) -> Result<()> {
+    let object = api.get(&format!("/api/v1/nodes/{node}"))?;
+    let allocatable = amount(&object["status"]["allocatable"]);
+    let pods = items(api.get(&format!("/api/v1/pods?fieldSelector=spec.nodeName%3D{node}"))?);
+    let mut held = Amount::default();
+    for pod in &pods {
+        let reason = pod["status"]["reason"].as_str().unwrap_or_default();
+        let name = &pod["metadata"]["name"];
+        ensure!(!reason.starts_with("OutOf"), "{node} turned the pod {name} away: {reason}");
+        if !["Succeeded", "Failed"].contains(&pod["status"]["phase"].as_str().unwrap_or_default()) {
+            held = held.plus(pod_holds(pod));
+        }
+    }
+    ensure!(held.fits_in(allocatable), "{node} is overcommitted: {held:?} of {allocatable:?}");
+    Ok(())
+}
+
+/// What kubelet has allocated to a pod; what it requests, where kubelet has not said anything yet.
+fn pod_holds(pod: &Value) -> Amount {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let statuses = list(&pod["status"]["containerStatuses"]);
+    let running = list(&pod["spec"]["containers"]).iter().fold(Amount::default(), |sum, it| {
+        let status = statuses.iter().find(|status| status["name"] == it["name"]);
+        let allocated = status.map(|status| &status["allocatedResources"]);
+        let requested = &it["resources"]["requests"];
+        sum.plus(amount(allocated.filter(|value| value.is_object()).unwrap_or(requested)))
+    });
+    let first = list(&pod["spec"]["initContainers"]);
+    let first = first.iter().map(|it| amount(&it["resources"]["requests"]));
+    first.fold(running, Amount::max)
+}
+
+/// Reads `{cpu, memory}` in Kubernetes quantities; what is absent is zero.
+fn amount(quantities: &Value) -> Amount {
+    let cpu: Option<MilliCpu> = serde_json::from_value(quantities["cpu"].clone()).ok();
+    let memory: Option<Bytes> = serde_json::from_value(quantities["memory"].clone()).ok();
+    Amount {
+        cpu_millis: u64::from(cpu.unwrap_or_default().0),
+        memory_bytes: memory.unwrap_or_default().0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn of(cpu: u64, mib: u64) -> Amount {
+        Amount { cpu_millis: cpu, memory_bytes: mib << 20 }
+    }
+
+    #[test]
+    fn a_pod_holds_what_is_allocated_or_what_it_asks_for() {
+        let requests =
+            |cpu: &str, memory: &str| json!({"requests": {"cpu": cpu, "memory": memory}});
+        let mut pod = json!({"spec": {
+            "initContainers": [{"name": "i", "resources": requests("10m", "900Mi")}],
+            "containers": [
+                {"name": "a", "resources": requests("1", "64Mi")},
+                {"name": "b", "resources": {}},
+            ],
+        }});
+        assert_eq!(pod_holds(&pod), of(1000, 900));
+        pod["status"] = json!({"containerStatuses": [
+            {"name": "a", "allocatedResources": {"cpu": "250m", "memory": "1Gi"}},
+        ]});
+        assert_eq!(pod_holds(&pod), of(250, 1024));
+    }
+
+    #[test]
+    fn overdrawn_books_are_noticed() {
+        let books = |reserved: u64| {
+            let of = |cpu: u64| json!({"cpu_millis": cpu, "memory_bytes": 1});
+            Books(json!({"nodes": {"n1": {"allocatable": of(1000), "reserved": of(reserved)}}}))
+        };
+        assert!(books(1000).check().is_ok());
+        assert!(books(1001).check().is_err());
+        assert_eq!(books(300).free_cpu("n1").unwrap(), 700);
+        assert!(books(300).free_cpu("n2").is_err());
+        assert_eq!(books(300).roomiest().unwrap(), "n1");
+    }
+
+    #[test]
+    fn promises_are_found_by_namespace_and_name() {
+        let promise = json!({"vCPUs": "250m", "mem": "512Mi"});
+        let books = Books(json!({
+            "nodes": {"n1": {"vms": {"a/b": {"promise": promise}}}},
+            "unplaced": {"a/c": {}},
+        }));
+        let size = Size { cpu: MilliCpu(250), memory: Bytes(512 << 20) };
+        assert_eq!(books.promise_of("a/b"), Some(size));
+        assert_eq!(books.promise_of("a/c"), None);
+        assert_eq!(books.promise_of("b"), None);
+    }
+}

@@ -1,0 +1,156 @@
+//! The last room of a node, wanted by a growing VM and by an ordinary pod at the same moment: only one of them gets it.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::books::{Books, check_node};
+use super::space::Space;
+use super::vm::{Shape, Vm, size};
+use super::{Needs, Scenario};
+use crate::cluster::Cluster;
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![Scenario {
+        name: "an ordinary pod and a growing VM never share the last room",
+        needs: Needs::System,
+        deadline: Duration::from_secs(300),
+        run: room,
+    }]
+}
+
+/// What is left on the node for the two.
+const LEFT: u64 = 600;
+const POD_WANTS: u64 = 400;
+const VM_SMALL: u32 = 250;
+const VM_LARGE: u32 = 750;
+const SOON: Duration = Duration::from_secs(30);
+const WATCHED: Duration = Duration::from_secs(5);
+
+/// The place of the race.
+struct Track {
+    space: Space,
+    vm: Vm,
+    node: String,
+}
+
+fn room(cluster: &Cluster) -> Result<()> {
+    let node = Books::read(cluster)?.roomiest()?;
+    let shape = Shape { node: &node, ..Shape::default() };
+    let (space, vm) = Space::with_vm(cluster, "room", &shape)?;
+    let track = Track { space, vm, node };
+    let free = Books::read(cluster)?.free_cpu(&track.node)?;
+    let filler = free
+        .checked_sub(LEFT)
+        .with_context(|| format!("{} has only {free}m of CPU free at first", track.node))?;
+    create_pod(&track, "filler", filler)?;
+    wait_for_pod(&track, "filler")?;
+    // Who is first differs; who gets it does not matter.
+    for (vm_later, pod_later) in [(0, 0), (40, 0), (0, 40)] {
+        race(&track, vm_later, pod_later)
+            .with_context(|| format!("VM after {vm_later} ms, pod after {pod_later} ms"))?;
+    }
+    Ok(())
+}
+
+fn race(track: &Track, vm_later_ms: u64, pod_later_ms: u64) -> Result<()> {
+    let Track { space, vm, node } = track;
+    let cluster = &space.cluster;
+    thread::scope(|scope| {
+        let growing = scope.spawn(|| {
+            thread::sleep(Duration::from_millis(vm_later_ms));
+            vm.resize(size(VM_LARGE, 4))
+        });
+        thread::sleep(Duration::from_millis(pod_later_ms));
+        create_pod(track, "rival", POD_WANTS)?;
+        growing.join().map_err(|_| anyhow::anyhow!("the thread broke"))?
+    })?;
+    watch(track)?;
+    let mut pod_won = false;
+    cluster.wait_until("one of the two has the room", SOON, || {
+        pod_won = pod_phase(track, "rival")? == "Running";
+        let vm_won = vm.see()?.plugged()? == size(VM_LARGE, 4);
+        ensure!(!(pod_won && vm_won), "both have it");
+        check_node(&space.api, node)?;
+        Ok(pod_won || vm_won)
+    })?;
+    // The loser gets it as soon as it is free.
+    if pod_won {
+        remove_pod(track, "rival")?;
+        vm.wait_size(cluster, size(VM_LARGE, 4), SOON).context("after the pod has gone")?;
+        vm.resize(size(VM_SMALL, 4))?;
+    } else {
+        vm.resize(size(VM_SMALL, 4))?;
+        wait_for_pod(track, "rival").context("after the VM has shrunk")?;
+        remove_pod(track, "rival")?;
+    }
+    vm.wait_size(cluster, size(VM_SMALL, 4), SOON)?;
+    cluster.wait_until("the VM's room is given back", SOON, || {
+        let free = Books::read(cluster)?.free_cpu(node)?;
+        if free >= LEFT {
+            return Ok(true);
+        }
+        bail!("only {free}m are free");
+    })
+}
+
+/// Looks at the node as often as possible while the two compete.
+fn watch(track: &Track) -> Result<()> {
+    let begun = Instant::now();
+    while begun.elapsed() < WATCHED {
+        check_node(&track.space.api, &track.node)?;
+        Books::read(&track.space.cluster)?.check()?;
+    }
+    Ok(())
+}
+
+fn create_pod(track: &Track, name: &str, milli: u64) -> Result<()> {
+    let Track { space, node, .. } = track;
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {
+            "nodeSelector": {"kubernetes.io/hostname": node},
+            "terminationGracePeriodSeconds": 0,
+            "automountServiceAccountToken": false,
+            "containers": [{
+                "name": "c",
+                "image": "localhost/busybox:local",
+                "imagePullPolicy": "Never",
+                "command": ["sleep", "1000000"],
+                "resources": {"requests": {"cpu": format!("{milli}m")}},
+            }],
+        },
+    });
+    let answer = space.api.post(&format!("/api/v1/namespaces/{}/pods", space.name()), &pod)?;
+    ensure!(answer.status == 201, "the pod {name} was refused: {}", answer.message());
+    Ok(())
+}
+
+fn pod_path(track: &Track, name: &str) -> String {
+    format!("/api/v1/namespaces/{}/pods/{name}", track.space.name())
+}
+
+fn pod_phase(track: &Track, name: &str) -> Result<String> {
+    let pod: Value = track.space.api.get(&pod_path(track, name))?;
+    Ok(pod["status"]["phase"].as_str().unwrap_or_default().to_owned())
+}
+
+fn wait_for_pod(track: &Track, name: &str) -> Result<()> {
+    track.space.cluster.wait_until(&format!("the pod {name} runs"), SOON, || {
+        check_node(&track.space.api, &track.node)?;
+        Ok(pod_phase(track, name)? == "Running")
+    })
+}
+
+fn remove_pod(track: &Track, name: &str) -> Result<()> {
+    let path = pod_path(track, name);
+    let space = &track.space;
+    space.api.delete(&path)?;
+    space.cluster.wait_until(&format!("the pod {name} is gone"), SOON, || {
+        Ok(space.api.find(&path)?.is_none())
+    })
+}
