@@ -2,7 +2,7 @@
 //!
 //! Not the load average: it counts what waits for disks and is minutes late. Use is measured over a
 //! short and a longer window. A workload at its limit shows only the limit, so there the demand is
-//! found by growing: by half, or by as much as the run queue shows, at most fourfold.
+//! found by growing: by half, or by as much as the run queue shows, at first at most twofold, then fourfold.
 
 use std::time::Duration;
 
@@ -23,8 +23,11 @@ const QUEUE_MEMORY: Duration = Duration::from_millis(250);
 const THROTTLED_PERMILLE: u16 = 300;
 /// At the limit when some thread waits so much of the time, and most of the capacity is used.
 const PRESSURE_PERMILLE: u16 = 300;
-/// The most that is asked for in one step, as a multiple of what there is.
+/// The most that is asked for in one step, as a multiple of what there is: a limit that was only touched is no reason to
+/// leap, one that holds is.
+const FIRST_LEAP: u32 = 2;
 const LEAP: u32 = 4;
+const LEAP_AFTER: Duration = Duration::from_millis(750);
 
 /// What is known of the CPU.
 #[derive(Debug, Clone)]
@@ -126,7 +129,7 @@ impl Cpu {
                 || (waits && use_short >= capacity.times_up(6, 10))
                 || (waits && system >= MilliCpu::from_cpus(reading.online).times_up(9, 10)));
         let needed = use_short.max(use_long);
-        let demand = if saturated { needed.max(self.grown(capacity)) } else { needed };
+        let demand = if saturated { needed.max(self.grown(capacity, now)) } else { needed };
         CpuView {
             use_short,
             use_long,
@@ -139,9 +142,11 @@ impl Cpu {
         }
     }
 
-    fn grown(&self, capacity: MilliCpu) -> MilliCpu {
+    fn grown(&self, capacity: MilliCpu, now: Moment) -> MilliCpu {
         let queue = MilliCpu(u32::try_from(self.queue_milli).unwrap_or(u32::MAX));
-        capacity.times_up(3, 2).max(queue.min(capacity.saturating_mul(LEAP)))
+        let holds = self.saturated_for(now).is_some_and(|span| span >= LEAP_AFTER);
+        let leap = if holds { LEAP } else { FIRST_LEAP };
+        capacity.times_up(3, 2).max(queue.min(capacity.saturating_mul(leap)))
     }
 }
 
@@ -216,6 +221,27 @@ mod tests {
         assert!(view.demand > MilliCpu(2500) && view.demand <= MilliCpu(3000), "{view:?}");
         let view = *run(1000, 1000, 1, 50, false).view();
         assert_eq!(view.demand, MilliCpu(4000));
+    }
+
+    #[test]
+    fn a_limit_that_was_just_reached_is_no_reason_to_leap() {
+        let mut cpu = Cpu::new();
+        for step in 0..60u64 {
+            let reading = CpuReading {
+                workload_usec: Some(step * 50_000),
+                system_usec: step * 50_000,
+                runnable: 50,
+                quota: Some(MilliCpu(1000)),
+                online: 1,
+                ..CpuReading::default()
+            };
+            let now = Moment::from_millis(step * 50);
+            cpu.read(reading, now);
+            let most =
+                if cpu.saturated_for(now).is_some_and(|span| span >= LEAP_AFTER) { 4 } else { 2 };
+            assert!(cpu.view().demand <= MilliCpu(1000 * most), "{:?} at {step}", cpu.view());
+        }
+        assert_eq!(cpu.view().demand, MilliCpu(4000));
     }
 
     #[test]
