@@ -114,16 +114,7 @@ fn on_cluster(
         if interrupt::interrupted() {
             break;
         }
-        progress.note(&format!("scenario: {} ...", scenario.name));
-        let outcome = scenarios::run(cache, &cluster, *scenario);
-        let passed = outcome.failure.is_none();
-        if let Some((err, evidence)) = &outcome.failure {
-            progress.note(&format!("FAILED: {}: {err:#}", outcome.name));
-            progress.note(&format!("  evidence: {}", evidence.display()));
-        } else {
-            progress.note(&format!("passed in {:.1} s", outcome.took.as_secs_f64()));
-        }
-        parts.push(Part::scenario(outcome.name, outcome.took, passed));
+        parts.push(scenarios::part(cache, progress, &cluster, *scenario));
     }
     if interrupt::interrupted() && !as_is {
         interrupt::forget();

@@ -28,6 +28,8 @@ use anyhow::{Result, anyhow};
 use crate::cache::Cache;
 use crate::cluster::Cluster;
 use crate::interrupt;
+use crate::progress::Progress;
+use crate::tally::Part;
 
 /// What a scenario finds when it begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +98,20 @@ pub fn run(cache: &Cache, cluster: &Cluster, scenario: Scenario) -> Outcome {
     let took = begun.elapsed();
     let failure = result.err().map(|err| (err, evidence::collect(cache, cluster, scenario.name)));
     Outcome { name: scenario.name, took, failure }
+}
+
+/// Runs one scenario and says how it went: the line of the table.
+pub fn part(cache: &Cache, progress: &Progress, cluster: &Cluster, scenario: Scenario) -> Part {
+    progress.note(&format!("scenario: {} ...", scenario.name));
+    let Outcome { name, took, failure } = run(cache, cluster, scenario);
+    match &failure {
+        Some((err, evidence)) => {
+            progress.note(&format!("FAILED: {name}: {err:#}"));
+            progress.note(&format!("  evidence: {}", evidence.display()));
+        }
+        None => progress.note(&format!("passed in {:.1} s", took.as_secs_f64())),
+    }
+    Part::scenario(name, took, failure.is_none())
 }
 
 fn within(cluster: &Cluster, scenario: Scenario) -> Result<()> {
