@@ -1,4 +1,5 @@
-//! The logs of the system's parts, fetched when the load is over: the events a time line is built from, and the agent's decisions.
+//! What the system's parts say: their logs, fetched when the load is over, as the events a time line is built from; and the
+//! agent's decisions.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +10,7 @@ use guest_units::{Bytes, Size};
 use serde_json::Value;
 
 use super::recording::{At, Decision};
-use super::{NAMESPACE, VM, watch};
+use super::{NAMESPACE, VM};
 use crate::cluster::Cluster;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -154,18 +155,8 @@ fn memory(kind: Kind, fields: &Value) -> Option<Bytes> {
     }
 }
 
-/// Asks the agent for its decisions about the VM.
-pub(super) fn decisions(cluster: &Cluster, node: &str, out: &Path) -> Result<Vec<Decision>> {
-    let pod = watch::agent(cluster, node)?;
-    let words = ["exec", "-n", "kube-system", &pod, "--", "autoscaler-agent", "why", NAMESPACE, VM];
-    let text = cluster.kubectl_run(words).output().context("ask the agent for its decisions")?;
-    let path = out.join("decisions.jsonl");
-    fs::write(&path, &text).with_context(|| format!("write {}", path.display()))?;
-    Ok(text.lines().filter_map(decision).collect())
-}
-
-fn decision(line: &str) -> Option<Decision> {
-    let line: Value = serde_json::from_str(line).ok()?;
+/// Reads a line of `autoscaler-agent why`.
+pub(super) fn decision(line: &Value) -> Option<Decision> {
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let size = |value: &Value| serde_json::from_value::<Size>(value.clone()).ok();
     Some(Decision {
@@ -248,10 +239,10 @@ mod tests {
     #[test]
     fn decisions_are_read_with_their_reason() {
         let text = r#"{"at":"2026-11-24T02:00:00.5Z","from":{"vCPUs":"250m","mem":"512Mi"},"to":{"vCPUs":1,"mem":"512Mi"},"rule":"grow","inputs":{"demand":{"vCPUs":"700m","mem":"300Mi"},"veto":null},"outcome":"done","attempts":2}"#;
-        let decision = decision(text).unwrap();
+        let decision = super::decision(&serde_json::from_str(text).unwrap()).unwrap();
         assert_eq!((decision.from.cpu, decision.to.cpu), (MilliCpu(250), MilliCpu(1000)));
         assert_eq!(decision.inputs, "demand 0.70 vCPU / 300 MiB");
         assert_eq!((decision.outcome.as_str(), decision.attempts), ("done", 2));
-        assert!(super::decision("{\"error\":\"unknown\"}").is_none());
+        assert!(super::decision(&json!({"error": "unknown"})).is_none());
     }
 }

@@ -239,6 +239,17 @@ impl Recording {
         self.newest().is_some_and(|vm| vm.plugged == Some(vm.min) && vm.spec == vm.min)
     }
 
+    /// Adds a decision, or what became of one that is known.
+    pub(crate) fn decided(&mut self, decision: Decision) {
+        let same = |it: &&mut Decision| {
+            (it.at, it.from, it.to) == (decision.at, decision.from, decision.to)
+        };
+        match self.decisions.iter_mut().rev().find(same) {
+            Some(known) => *known = decision,
+            None => self.decisions.push(decision),
+        }
+    }
+
     /// Begins a stage and ends the one before.
     pub(crate) fn enter(&mut self, stage: Stage, now: At) {
         self.leave(now);
@@ -274,6 +285,24 @@ mod tests {
         let later = At::parse("2026-11-24T01:46:57.223456Z").unwrap();
         assert!((later.since(at) - 0.1).abs() < 1e-6);
         assert!(At::parse("yesterday").is_none());
+    }
+
+    #[test]
+    fn a_decision_is_kept_once_with_its_last_outcome() {
+        let decision = |at, outcome: &str| Decision {
+            at: At(at),
+            from: Size::ZERO,
+            to: Size::ZERO,
+            rule: String::new(),
+            outcome: outcome.to_owned(),
+            attempts: 1,
+            inputs: String::new(),
+        };
+        let mut recording = Recording::default();
+        for (at, outcome) in [(1.0, "granted"), (2.0, "granted"), (1.0, "done")] {
+            recording.decided(decision(at, outcome));
+        }
+        assert_eq!(recording.decisions, [decision(1.0, "done"), decision(2.0, "granted")]);
     }
 
     #[test]

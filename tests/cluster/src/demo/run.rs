@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow};
 
 use super::feed::Feed;
 use super::live::Live;
@@ -118,6 +118,7 @@ fn on_cluster(cluster: &Cluster, out: &Path) -> Result<Ending> {
     let feeds = [
         watch::vm(cluster, &shared),
         watch::top(cluster, &shared),
+        watch::decisions(cluster, &shared),
         watch::ledger(cluster, &shared),
     ];
     first_sql(cluster)?;
@@ -216,22 +217,19 @@ fn pause(time: Duration) -> Result<()> {
 }
 
 /// Fetches what is only to be had afterwards. When the demonstration was stopped, there is nothing to judge.
-fn gather(cluster: &Cluster, shared: &Shared, out: &Path, feeds: [Feed; 3]) -> Result<()> {
+fn gather(cluster: &Cluster, shared: &Shared, out: &Path, feeds: [Feed; 4]) -> Result<()> {
     interrupt::check()?;
+    // The last decisions are told with the next question.
+    pause(watch::DECISIONS_EVERY + Duration::from_secs(1))?;
     drop(feeds);
-    let (since, vm) = {
+    let (since, pod) = {
         let recording = shared.lock();
-        (recording.applied.unwrap_or_default(), recording.newest().cloned())
-    };
-    let Some((node, pod)) = vm.and_then(|vm| Some((vm.node?, vm.pod?))) else {
-        bail!("the VM was never seen on a node");
+        let pod = recording.newest().and_then(|vm| vm.pod.clone());
+        (recording.applied.unwrap_or_default(), pod.context("the VM was never seen in a pod")?)
     };
     say("reading the logs of the system's parts");
     let events = logs::collect(cluster, &pod, since, out)?;
-    let decisions = logs::decisions(cluster, &node, out)?;
-    let mut recording = shared.lock();
-    recording.events = events;
-    recording.decisions = decisions;
+    shared.lock().events = events;
     Ok(())
 }
 

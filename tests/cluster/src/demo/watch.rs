@@ -1,5 +1,6 @@
-//! What is watched while the load runs: the VM object, the agent's sizes, the scheduler's books.
+//! What is watched while the load runs: the VM object, the agent's sizes and decisions, the scheduler's books.
 
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -8,11 +9,13 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::feed::{Feed, kubectl};
+use super::logs::decision;
 use super::recording::{Amount, At, LedgerSample, NodeBooks, Shared, TopSample, VmSample};
 use super::{KEY, NAMESPACE, VM};
 use crate::cluster::Cluster;
 
 const TOP_EVERY: Duration = Duration::from_millis(500);
+pub(super) const DECISIONS_EVERY: Duration = Duration::from_secs(5);
 const LEDGER_EVERY: Duration = Duration::from_secs(1);
 const APPROVED: &str = "internal.autoscaling.neon.tech/resources-approved";
 
@@ -29,21 +32,41 @@ pub(super) fn vm(cluster: &Cluster, shared: &Shared) -> Feed {
     })
 }
 
-/// Asks the agent of the VM's node again and again. One exec for all questions: each new one would cost as much as the VM itself.
+/// Asks the agent of the VM's node for the sizes, again and again.
 pub(super) fn top(cluster: &Cluster, shared: &Shared) -> Feed {
-    let (cluster, node) = (cluster.clone(), shared.clone());
+    let command = agent_loop(cluster, shared, "autoscaler-agent top".to_owned());
     let shared = shared.clone();
-    let command = move || {
-        let node = node.lock().newest().and_then(|vm| vm.node.clone());
-        let pod = agent(&cluster, &node.context("the VM is on no node yet")?)?;
-        let ask = "while read -r _; do autoscaler-agent top; done";
-        Ok(kubectl(&cluster, &["exec", "-i", "-n", "kube-system", &pod, "--", "sh", "-c", ask]))
-    };
     Feed::start(command, Some(TOP_EVERY), move |at, line| {
         if let Some(sample) = top_sample(at, line) {
             shared.lock().top.push(sample);
         }
     })
+}
+
+/// Asks it for its decisions. All the time: it keeps them in memory, and it may be replaced by a newer one.
+pub(super) fn decisions(cluster: &Cluster, shared: &Shared) -> Feed {
+    let command = agent_loop(cluster, shared, format!("autoscaler-agent why {NAMESPACE} {VM}"));
+    let shared = shared.clone();
+    Feed::start(command, Some(DECISIONS_EVERY), move |_, line| {
+        if let Some(decision) = decision(line) {
+            shared.lock().decided(decision);
+        }
+    })
+}
+
+/// One exec for all questions to the agent: each new one would cost as much as the VM itself.
+fn agent_loop(
+    cluster: &Cluster,
+    shared: &Shared,
+    ask: String,
+) -> impl Fn() -> Result<Command> + Send + 'static {
+    let (cluster, shared) = (cluster.clone(), shared.clone());
+    move || {
+        let node = shared.lock().newest().and_then(|vm| vm.node.clone());
+        let pod = agent(&cluster, &node.context("the VM is on no node yet")?)?;
+        let script = format!("while read -r _; do {ask}; done");
+        Ok(kubectl(&cluster, &["exec", "-i", "-n", "kube-system", &pod, "--", "sh", "-c", &script]))
+    }
 }
 
 /// Looks into the scheduler's books each second.
@@ -64,7 +87,7 @@ pub(super) fn ledger(cluster: &Cluster, shared: &Shared) -> Feed {
 }
 
 /// The agent's pod on this node.
-pub(super) fn agent(cluster: &Cluster, node: &str) -> Result<String> {
+fn agent(cluster: &Cluster, node: &str) -> Result<String> {
     let field = format!("--field-selector=spec.nodeName={node}");
     let words = ["get", "pods", "-n", "kube-system", "-l", "name=autoscaler-agent", &field];
     let pods = cluster.kubectl_json(words)?;

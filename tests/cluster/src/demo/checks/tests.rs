@@ -39,12 +39,29 @@ fn a_resource_that_does_not_move_is_found() {
     assert_eq!(flat_memory, ["memory went up under load", "memory came down after it"]);
 }
 
+/// Changes what is plugged in all samples after the heavy load.
+fn afterwards(it: &mut Recording, change: fn(&mut Size)) {
+    let late = it.vm.iter_mut().filter(|sample| sample.at.0 > BEGUN + 101.0);
+    late.filter_map(|sample| sample.plugged.as_mut()).for_each(change);
+}
+
 #[test]
 fn a_resource_that_stays_up_is_found() {
-    let high = |it: &mut Recording| it.vm.last_mut().unwrap().plugged = Some(size(1500, 512));
-    assert_eq!(failing(high), ["CPU came down after it"]);
-    let high = |it: &mut Recording| it.vm.last_mut().unwrap().plugged = Some(size(250, 1152));
-    assert_eq!(failing(high), ["memory came down after it"]);
+    let high_cpu = failing(|it| {
+        let before = it.vm.iter_mut().filter(|sample| sample.at.0 <= BEGUN + 101.0).skip(1);
+        before.filter_map(|sample| sample.plugged.as_mut()).for_each(|it| it.cpu.0 = 1500);
+        afterwards(it, |it| it.cpu.0 = 1250);
+    });
+    assert_eq!(high_cpu, ["CPU came down after it"]);
+    let memory = failing(|all| afterwards(all, |it| it.memory = size(0, 1152).memory));
+    assert_eq!(memory, ["memory came down after it"]);
+    let no_end = failing(|it| it.runs.iter_mut().for_each(|run| run.ended = None));
+    assert_eq!(no_end, ["CPU came down after it", "memory came down after it"]);
+}
+
+#[test]
+fn a_late_rise_does_not_undo_that_it_came_down() {
+    assert_eq!(failing(|it| it.vm.last_mut().unwrap().plugged = Some(size(1250, 512))), [""; 0]);
 }
 
 #[test]

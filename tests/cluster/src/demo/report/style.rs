@@ -24,7 +24,7 @@ h1 { font-size: 26px; margin: 0 0 8px; } h2 { font-size: 19px; margin: 34px 0 10
 table { border-collapse: collapse; width: 100%; font-size: 13px; }
 th, td { text-align: left; vertical-align: top; padding: 5px 12px 5px 0; border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 600; } td { font-variant-numeric: tabular-nums; }
-code { font: 12px ui-monospace, monospace; }
+td b { white-space: nowrap; } code { font: 12px ui-monospace, monospace; }
 svg { display: block; width: 100%; height: auto; margin: 14px 0; font: 12px system-ui, sans-serif; }
 svg text { fill: var(--text); } svg .title { font-weight: 600; font-size: 14px; }
 svg .axis, svg .stage { fill: var(--soft); font-weight: 400; font-size: 12px; }
