@@ -217,6 +217,7 @@ pub fn pod_annotations(vm: &VirtualMachine) -> BTreeMap<String, String> {
     let mut annotations = vm.metadata.annotations.clone().unwrap_or_default();
     annotations.remove(names::ANNOTATION_LAST_APPLIED);
     annotations.remove(names::ANNOTATION_OVERCOMMIT);
+    annotations.retain(|key, _| !key.starts_with(names::INTERNAL_PREFIX));
     annotations.extend([
         (names::ANNOTATION_DEFAULT_CONTAINER.to_owned(), names::RUNNER_CONTAINER.to_owned()),
         (names::ANNOTATION_USAGE.to_owned(), usage(&vm.spec)),

@@ -3,45 +3,13 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
-/// The VM serves.
-pub const AVAILABLE: &str = "Available";
-/// Something is wrong that the system does not repair at once.
-pub const DEGRADED: &str = "Degraded";
-/// Whether the VM has the size that its spec asks for; the reason says what it waits for.
-pub const RESIZED: &str = "Resized";
-/// Reason that the reference gives for everything.
-pub const RECONCILING: &str = "Reconciling";
-
-/// Status of a condition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConditionStatus {
-    /// It holds.
-    True,
-    /// It does not hold.
-    False,
-    /// Nobody knows yet.
-    Unknown,
-}
-
-impl ConditionStatus {
-    /// As in the object.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::True => "True",
-            Self::False => "False",
-            Self::Unknown => "Unknown",
-        }
-    }
-}
-
 /// What a condition should be.
 #[derive(Clone, Copy, Debug)]
 pub struct NewCondition<'a> {
-    /// For example [`AVAILABLE`].
+    /// For example `Available`.
     pub kind: &'a str,
-    /// Whether it holds.
-    pub status: ConditionStatus,
+    /// Whether it holds: `True`, `False` or `Unknown`.
+    pub status: &'a str,
     /// One word for programs.
     pub reason: &'a str,
     /// A sentence for people.
@@ -54,7 +22,7 @@ pub struct NewCondition<'a> {
 pub fn set(conditions: &mut Vec<Condition>, new: NewCondition<'_>, now: Timestamp) -> bool {
     let NewCondition { kind, status, reason, message, observed_generation } = new;
     let old = conditions.iter_mut().find(|condition| condition.type_ == kind);
-    let moved = old.as_ref().is_none_or(|old| old.status != status.as_str());
+    let moved = old.as_ref().is_none_or(|old| old.status != status);
     let last_transition_time = match &old {
         Some(old) if !moved => old.last_transition_time.clone(),
         _ => Time(now),
@@ -64,7 +32,7 @@ pub fn set(conditions: &mut Vec<Condition>, new: NewCondition<'_>, now: Timestam
         message: message.to_owned(),
         observed_generation,
         reason: reason.to_owned(),
-        status: status.as_str().to_owned(),
+        status: status.to_owned(),
         type_: kind.to_owned(),
     };
     match old {

@@ -188,13 +188,6 @@ impl Guest {
     pub fn memory(&self, slots: u32) -> Bytes {
         Bytes(self.memory_slot_size.0.saturating_mul(u64::from(slots)))
     }
-
-    /// Fewest slots that hold so much memory.
-    #[must_use]
-    pub fn slots_for(&self, memory: Bytes) -> u32 {
-        let slot = self.memory_slot_size.0.max(1);
-        u32::try_from(memory.0.div_ceil(slot)).unwrap_or(u32::MAX)
-    }
 }
 
 fn default_slot_size() -> Bytes {

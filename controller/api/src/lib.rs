@@ -2,8 +2,8 @@
 //! `vm.neon.tech/v1` as Rust types, the rules they obey, and the labels and annotations around them.
 //!
 //! - [`vm`], [`guest`], [`disk`], [`status`], [`migration`], [`pool`]: the kinds;
-//! - [`validation`] and [`update`]: one list of rules each; CEL for the API server and Rust for the
-//!   operator come from the same entry;
+//! - [`validation`]: the rules of a spec, each as CEL for the API server and in Rust for the operator;
+//!   [`update`]: what may not change, for the API server alone;
 //! - [`manifest`]: the YAML that is installed (`crds/`, `policies/`), generated from all of the above;
 //! - [`names`], [`annotations`], [`conditions`]: everything that is a string in an object.
 //!
@@ -30,7 +30,7 @@ mod yaml;
 pub use annotations::{Approval, Bounds};
 pub use migration::{VirtualMachineMigration, VirtualMachineMigrationSpec};
 pub use pool::{IPPool, IPPoolSpec};
-pub use status::{Phase, VirtualMachineStatus};
+pub use status::{ApprovalAge, Phase, VirtualMachineStatus};
 pub use validation::{Problem, validate};
 pub use vm::{VirtualMachine, VirtualMachineSpec};
 

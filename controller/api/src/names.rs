@@ -2,23 +2,15 @@
 
 /// Set to `"true"` by a user: the VM is autoscaled.
 pub const LABEL_AUTOSCALING_ENABLED: &str = "autoscaling.neon.tech/enabled";
-/// Set to `"true"` by a user: the scheduler may migrate the VM.
-pub const LABEL_AUTO_MIGRATION_ENABLED: &str = "autoscaling.neon.tech/auto-migration-enabled";
-/// Set to `"true"` by a test: makes the VM migratable.
-pub const LABEL_ALWAYS_MIGRATE: &str = "autoscaling.neon.tech/testing-only-always-migrate";
 /// Copied into metrics and events.
 pub const LABEL_ENDPOINT_ID: &str = "neon/endpoint-id";
 /// Copied into metrics and events.
 pub const LABEL_PROJECT_ID: &str = "neon/project-id";
-/// On migrations that the scheduler made.
-pub const LABEL_CREATED_BY_SCHEDULER: &str = "autoscaling.neon.tech/created-by-scheduler";
 
 /// Replaces minimum and maximum for autoscaling; see [`crate::Bounds`].
 pub const ANNOTATION_BOUNDS: &str = "autoscaling.neon.tech/bounds";
 /// Per-VM scaling configuration, JSON.
 pub const ANNOTATION_CONFIG: &str = "autoscaling.neon.tech/config";
-/// The VM is billed, under this id.
-pub const ANNOTATION_BILLING_ENDPOINT_ID: &str = "autoscaling.neon.tech/billing-endpoint-id";
 /// The compute unit, Resources JSON.
 pub const ANNOTATION_SCALING_UNIT: &str = "autoscaling.neon.tech/scaling-unit";
 /// What the agent asked for last, Resources JSON.
@@ -31,6 +23,8 @@ pub const ANNOTATION_APPROVED_PROOF: &str =
 /// Annotations that agent and extender write on VM objects.
 pub const SYSTEM_ANNOTATIONS: [&str; 4] =
     [ANNOTATION_SCALING_UNIT, ANNOTATION_REQUESTED, ANNOTATION_APPROVED, ANNOTATION_APPROVED_PROOF];
+/// Annotations that begin so are the system's own on a pod; never copied from a VM.
+pub const INTERNAL_PREFIX: &str = "internal.neon.tech/";
 /// What `kubectl apply` leaves on an object; never copied to the pod.
 pub const ANNOTATION_LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
@@ -57,8 +51,6 @@ pub const FOREIGN_ANNOTATIONS: [&str; 3] = [
     "k8s.v1.cni.cncf.io/networks-status",
 ];
 
-/// Finalizer of VMs and migrations.
-pub const FINALIZER: &str = "vm.neon.tech/finalizer";
 /// Extended resource: the network device, one for each VM.
 pub const RESOURCE_TUN: &str = "neonvm/tun";
 /// Extended resource: hardware virtualisation.
@@ -79,5 +71,10 @@ pub const USER_CONTROLLER: &str = "system:serviceaccount:neonvm-system:neonvm-co
 pub const USER_AGENT: &str = "system:serviceaccount:kube-system:autoscaler-agent";
 /// User name of the scheduler's extender.
 pub const USER_EXTENDER: &str = "system:serviceaccount:kube-system:autoscale-scheduler";
+/// User names of the garbage collector, which takes owners that are gone off an object.
+pub const USERS_GARBAGE_COLLECTOR: [&str; 2] = [
+    "system:serviceaccount:kube-system:generic-garbage-collector",
+    "system:kube-controller-manager",
+];
 /// Key in a bound token's user information that holds the node's name.
 pub const USER_EXTRA_NODE: &str = "authentication.kubernetes.io/node-name";

@@ -9,6 +9,9 @@ use serde_json::{Value, json};
 use crate::names;
 use crate::{GROUP, VERSION, update, validation};
 
+mod approvals;
+mod runner;
+
 /// A file of policies.
 pub(crate) struct File {
     pub(crate) name: &'static str,
@@ -54,8 +57,10 @@ pub(crate) fn all() -> Vec<File> {
         File {
             name: "resize",
             heading: "Only the scheduler's extender resizes runner pods: it keeps the ledger.",
-            objects: resize(),
+            objects: runner::resize(),
         },
+        File { name: "runner-identity", heading: runner::IDENTITY, objects: runner::identity() },
+        File { name: "approvals", heading: approvals::HEADING, objects: approvals::policies() },
         File {
             name: "migrations",
             heading: "Live migration is not supported yet.",
@@ -351,23 +356,6 @@ fn status() -> Vec<Value> {
     let spec = json!({
         "matchConstraints": requests(GROUP, VERSION, &resources, &["CREATE", "UPDATE"]),
         "validations": [only(names::USER_CONTROLLER, "only the controller may write this status")],
-    });
-    vec![validating(name, spec), binding(name, "Deny")]
-}
-
-fn resize() -> Vec<Value> {
-    let name = "neonvm-runner-resize";
-    let mut constraints = requests("", "v1", &["pods/resize"], &["UPDATE"]);
-    if let Some(constraints) = constraints.as_object_mut() {
-        let runner = json!([{ "key": names::LABEL_VM_NAME, "operator": "Exists" }]);
-        constraints.insert("objectSelector".to_owned(), json!({ "matchExpressions": runner }));
-    }
-    let spec = json!({
-        "matchConstraints": constraints,
-        "validations": [only(
-            names::USER_EXTENDER,
-            "only the scheduler's extender may resize the pod of a VM",
-        )],
     });
     vec![validating(name, spec), binding(name, "Deny")]
 }

@@ -54,6 +54,21 @@ pub struct VirtualMachineStatus {
     /// The revision that the VM has reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current_revision: Option<RevisionWithTime>,
+    /// Age of the newest approval that the operator obeys: nothing older is in flight or will ever be acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalAge>,
+}
+
+/// Which of two approvals of one VM is newer.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+#[serde(rename_all = "camelCase")]
+pub struct ApprovalAge {
+    /// Term of the extender that issued it.
+    pub epoch: u64,
+    /// Counts up within a term.
+    pub generation: u64,
 }
 
 impl VirtualMachineStatus {
@@ -92,12 +107,6 @@ impl Phase {
     #[must_use]
     pub fn is_alive(self) -> bool {
         matches!(self, Self::Running | Self::PreMigrating | Self::Migrating | Self::Scaling)
-    }
-
-    /// Whether the VM has ended.
-    #[must_use]
-    pub fn is_over(self) -> bool {
-        matches!(self, Self::Succeeded | Self::Failed)
     }
 
     /// As in the object.

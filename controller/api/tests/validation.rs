@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use controller_api::update::validate_update;
+use controller_api::update::RULES;
 use controller_api::validation::{rules, validate};
 use controller_api::{Problem, VirtualMachineSpec};
 use serde::Deserialize;
@@ -72,17 +72,20 @@ fn creation_rules() {
     }
 }
 
+/// What these cases are refused for is the API server's to say; here, that they are about changes alone.
 #[test]
-fn update_rules() {
+fn update_cases_change_a_good_vm() {
     let cases: Vec<Update> = read("cases/update.yaml");
     for case in cases {
         let mut spec = minimal();
         merge(&mut spec, &case.before);
         let old: VirtualMachineSpec = serde_json::from_value(spec.clone()).unwrap();
-        merge(&mut spec, &case.after);
-        let new: VirtualMachineSpec = serde_json::from_value(spec).unwrap();
         assert_eq!(validate(&old), [], "{}", case.name);
-        assert_eq!(fields(&validate_update(&old, &new)), case.refused, "{}", case.name);
+        merge(&mut spec, &case.after);
+        let new: Result<VirtualMachineSpec, _> = serde_json::from_value(spec);
+        assert!(new.is_ok(), "{}", case.name);
+        let known = |field: &&String| !RULES.iter().any(|rule| rule.field == **field);
+        assert_eq!(case.refused.iter().find(known), None, "{}", case.name);
     }
 }
 
@@ -104,7 +107,7 @@ fn every_rule_is_broken_by_some_case() {
         assert!(broken, "no case breaks {}: {}", rule.field, rule.message);
     }
     let updates: Vec<Update> = read("cases/update.yaml");
-    for rule in controller_api::update::RULES {
+    for rule in RULES {
         let refused = updates.iter().any(|case| case.refused.iter().any(|it| it == rule.field));
         let has_rule = ["spec.qmp", "spec.runnerPort", "spec.initScript", "spec.disks"]
             .into_iter()

@@ -16,7 +16,7 @@ impl Backoff {
     pub(crate) fn fail(&mut self, now: Moment, first: Duration, longest: Duration) {
         let pause = first.saturating_mul(2u32.saturating_pow(self.failures.min(16))).min(longest);
         self.failures = self.failures.saturating_add(1);
-        self.until = Some(Moment(now.0 + pause));
+        self.until = Some(now + pause);
     }
 
     /// Success: the next failure pauses shortly again.

@@ -3,7 +3,7 @@
 use guest_units::{Bytes, MilliCpu, Moment, Size};
 
 use crate::action::Action;
-use crate::status::{Revision, Status};
+use crate::status::{Age, Revision, Status};
 
 /// The restart policy of a VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,8 +19,13 @@ pub enum Restart {
 /// The size that the scheduler has approved, after its signature was checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Approved {
-    /// A valid approval of this size.
-    Size(Size),
+    /// A valid approval.
+    Size {
+        /// Up to so much.
+        size: Size,
+        /// How old it is. One that is older than another seen before counts for nothing: somebody wrote it back.
+        age: Age,
+    },
     /// There is none, or it does not hold; the text says why.
     Missing(String),
 }
@@ -135,12 +140,17 @@ pub enum Event {
     PodObserved(Pod),
     /// These pods belong to the VM but are not its current one, and nobody deletes them yet.
     Strays(Vec<String>),
-    /// The runner says what is plugged.
+    /// The runner says what is plugged. By being asked it has learnt of this leadership: it refuses the orders of
+    /// earlier ones from then on.
     RunnerObserved {
+        /// Counts the runner's changes; what is older than another observation of the same pod is ignored.
+        revision: u64,
         /// What the hypervisor has.
         plugged: Plugged,
         /// The guest's keeper is connected, so that orders can be carried out.
         guest: bool,
+        /// Some order still runs, whoever gave it.
+        busy: bool,
     },
     /// The runner cannot be asked at present.
     RunnerLost,
@@ -158,6 +168,8 @@ pub enum Event {
     OrderEnded {
         /// Which order.
         generation: u64,
+        /// The runner's revision at the end.
+        revision: u64,
         /// What the hypervisor had at the end.
         plugged: Plugged,
         /// How it ended.

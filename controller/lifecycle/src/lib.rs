@@ -16,6 +16,9 @@
 //!
 //! *The gate.* Growth is ordered up to `min(use, approved)` only. Without a valid approval a VM stays where
 //! it is: losing the scheduler never shrinks it. Shrinking needs no approval, nor does the minimum.
+//! The status says which approval is obeyed: the scheduler keeps the room of every approval from that one on, and
+//! gives the room of older ones away. So an approval becomes the obeyed one only when no order beyond it can be
+//! under way: whoever led before is shut out of the runner, and no order of our own is unanswered.
 //!
 //! *Failures.* An order that is refused, vetoed, partly done or lost is tried again after a growing pause;
 //! what was reached is what the status says, and the condition `Resized` says why it is not more or less.
@@ -31,11 +34,12 @@ mod backoff;
 mod event;
 mod next;
 mod resize;
+mod runner;
 mod size;
 mod status;
 mod vm;
 
 pub use action::{Action, Actions, Notice, What, Why};
 pub use event::{Approved, Desired, Ending, Event, Plugged, Pod, PodFacts, PodState, Restart};
-pub use status::{Condition, ConditionKind, Phase, Revision, Status, Truth};
+pub use status::{Age, Condition, ConditionKind, Phase, Revision, Status, Truth};
 pub use vm::{Settings, Stored, Vm};

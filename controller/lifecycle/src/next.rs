@@ -34,7 +34,8 @@ impl Vm {
             }
         }
         let stays = matches!(&self.pod, Pod::Present(facts) if facts.terminating_since.is_none());
-        let runner = self.runner.filter(|runner| runner.guest);
+        // While an order of an earlier leader may run, it is not known what a total would mean: more or less.
+        let runner = self.runner.filter(|runner| runner.guest && self.fenced);
         let Some(runner) =
             runner.filter(|_| stays && !desired.deleting && desired.invalid.is_none())
         else {

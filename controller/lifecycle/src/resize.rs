@@ -12,6 +12,10 @@ use crate::event::Ending;
 /// An order without an answer after this long counts as lost. The runner answers within 10 s.
 const ORDER_DEADLINE: Duration = Duration::from_secs(15);
 
+/// An order of which nothing is known any more has ended by then: it is sent for at most 12 s, and runs for at most
+/// 10 s after that.
+const ORDER_LIFE: Duration = Duration::from_secs(25);
+
 /// A shrink that was vetoed or only partly done is tried again after 5 s, then less often.
 const SHRINK_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 
@@ -38,6 +42,16 @@ struct Flight {
     from: u64,
     to: u64,
     deadline: Moment,
+    over: Moment,
+}
+
+/// Orders that got no answer.
+#[derive(Debug, Clone, Copy)]
+struct Lost {
+    /// The largest of their totals.
+    to: u64,
+    /// None of them runs from then on.
+    over: Moment,
 }
 
 /// The bounds within which a total is chosen.
@@ -57,13 +71,18 @@ impl Bounds {
         self.wanted.clamp(self.min, self.max)
     }
 
+    /// What the VM may have without taking anything that is not promised to it. The minimum is backed since the
+    /// pod was made.
+    fn backed(self) -> u64 {
+        self.approved.unwrap_or(0).max(self.min)
+    }
+
     /// The total to reach from `plugged`.
     pub(crate) fn goal(self, plugged: u64) -> u64 {
         let wanted = self.wanted();
         if wanted > plugged {
-            // The gate. The minimum is backed since the pod was made. Never below what is plugged: a missing
-            // approval must not shrink a VM.
-            wanted.min(self.approved.unwrap_or(0).max(self.min)).max(plugged)
+            // The gate. Never below what is plugged: a missing approval must not shrink a VM.
+            wanted.min(self.backed()).max(plugged)
         } else {
             wanted
         }
@@ -79,6 +98,9 @@ pub(crate) enum Decision {
     Settled,
     /// More is wanted than approved, and all that is approved is plugged.
     WaitsForApproval,
+    /// An order without an answer may still run, and after it this total might be a growth that is not approved.
+    /// A look at the runner will tell.
+    Uncertain,
     /// After a setback; try again then.
     Pausing { until: Moment },
     /// Order this total.
@@ -89,6 +111,7 @@ pub(crate) enum Decision {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Resource {
     flight: Option<Flight>,
+    lost: Option<Lost>,
     /// The goal of the last setback: a new goal does not wait for the old one's pause.
     setback_goal: Option<u64>,
     /// While the pause lasts, the guest is not asked to go below this.
@@ -108,23 +131,48 @@ impl Resource {
             return if all { Decision::Settled } else { Decision::WaitsForApproval };
         }
         let pausing = self.pause.pending(now).filter(|_| self.setback_goal == Some(goal));
-        match (pausing, self.floor) {
+        let total = match (pausing, self.floor) {
             (Some(until), Some(floor)) => {
                 let floor = round_up(floor, bounds.min, bounds.step).max(goal);
-                if floor < plugged {
-                    Decision::Order { total: floor }
-                } else {
-                    Decision::Pausing { until }
+                if floor >= plugged {
+                    return Decision::Pausing { until };
                 }
+                floor
             }
-            (Some(until), None) => Decision::Pausing { until },
-            (None, _) => Decision::Order { total: goal },
+            (Some(until), None) => return Decision::Pausing { until },
+            (None, _) => goal,
+        };
+        if self.lost.is_some() && total > bounds.backed() {
+            Decision::Uncertain
+        } else {
+            Decision::Order { total }
         }
     }
 
     pub(crate) fn started(&mut self, generation: u64, from: u64, to: u64, now: Moment) {
-        self.flight =
-            Some(Flight { generation, from, to, deadline: Moment(now.0 + ORDER_DEADLINE) });
+        self.give_up();
+        let (deadline, over) = (now + ORDER_DEADLINE, now + ORDER_LIFE);
+        self.flight = Some(Flight { generation, from, to, deadline, over });
+    }
+
+    /// Nothing more is heard of the order in flight, but it may still run.
+    fn give_up(&mut self) {
+        let Some(Flight { to, over, .. }) = self.flight.take() else { return };
+        let before = self.lost.unwrap_or(Lost { to, over });
+        self.lost = Some(Lost { to: before.to.max(to), over: before.over.max(over) });
+    }
+
+    /// The runner was seen idle: whatever should have ended by now has.
+    pub(crate) fn idle(&mut self, now: Moment) {
+        self.lost.take_if(|lost| lost.over <= now);
+        self.flight.take_if(|flight| flight.over <= now);
+    }
+
+    /// Whether an order of a larger total may be under way.
+    pub(crate) fn may_exceed(&self, size: u64) -> bool {
+        let flight = self.flight.as_ref().map(|flight| flight.to);
+        let lost = self.lost.map(|lost| lost.to);
+        flight.max(lost).is_some_and(|to| to > size)
     }
 
     /// An answer. Returns false, and changes nothing, if it is not the answer to the order in flight.
@@ -140,6 +188,9 @@ impl Resource {
             return false;
         };
         let shrink = flight.to < flight.from;
+        if matches!(ending, Ending::Done | Ending::Partial(_) | Ending::Vetoed { .. }) {
+            self.lost = None; // it had its turn after all earlier ones
+        }
         match ending {
             Ending::Done if reached == flight.to => {
                 // The veto of a larger step stands until its pause is over.
@@ -170,8 +221,9 @@ impl Resource {
 
     /// The order in flight got no answer. Returns false if it is another one.
     pub(crate) fn lost(&mut self, generation: u64, reason: &str, goal: u64, now: Moment) -> bool {
-        let known = self.flight.take_if(|flight| flight.generation == generation).is_some();
+        let known = self.flight.as_ref().is_some_and(|flight| flight.generation == generation);
         if known {
+            self.give_up();
             self.failed(goal, reason, now);
         }
         known

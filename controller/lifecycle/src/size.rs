@@ -21,7 +21,7 @@ impl Vm {
     fn bounds(&self) -> Option<(Bounds, Bounds)> {
         let desired = self.desired.as_ref()?;
         let approved = match desired.approved {
-            Approved::Size(size) => Some(size),
+            Approved::Size { size, .. } => Some(size),
             Approved::Missing(_) => None,
         };
         let cpu = Bounds {

@@ -2,12 +2,15 @@
 
 use guest_units::{Moment, Size};
 
-use crate::event::{Approved, Pod, PodState};
+use crate::event::{Approved, Pod, PodFacts, PodState};
 use crate::resize::{Decision, Problem};
 use crate::vm::{Base, Vm};
 
 /// An opaque marker of a state of the specification: value and flags.
 pub type Revision = (i64, u64);
+
+/// Orders the approvals of one VM: the extender's term, and a count within it.
+pub type Age = (u64, u64);
 
 /// Where the VM is in its life, as the object shows it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -107,6 +110,9 @@ pub struct Status {
     pub settled: bool,
     /// The last revision with which it was settled.
     pub revision: Option<Revision>,
+    /// Age of the newest approval that is obeyed: no order beyond it and those after it is under way, and none
+    /// will ever be given.
+    pub obeyed: Option<Age>,
 }
 
 impl Vm {
@@ -138,7 +144,30 @@ impl Vm {
             conditions: vec![self.available(), self.degraded(now), self.resized(now)],
             settled,
             revision: revision.filter(|_| settled).or(before),
+            obeyed: self.obeyed(),
         }
+    }
+
+    /// The valid approval's age, if nothing larger than it can be under way any more; else what was written before.
+    fn obeyed(&self) -> Option<Age> {
+        let before = self.written.as_ref().and_then(|status| status.obeyed);
+        let Some(Approved::Size { size, age }) = self.desired.as_ref().map(|it| &it.approved)
+        else {
+            return before;
+        };
+        let safe = match &self.pod {
+            Pod::Absent => true,
+            Pod::Unknown => false,
+            // Nothing can be under way to a pod without a node; the scheduler waits for this word before it binds it.
+            Pod::Present(PodFacts { state: PodState::Pending, node: None, .. }) => true,
+            // Whoever led before may have given orders, until the runner was seen idle by this process.
+            Pod::Present(_) => {
+                self.fenced
+                    && !self.cpu.may_exceed(u64::from(size.cpu.0))
+                    && !self.memory.may_exceed(size.memory.0)
+            }
+        };
+        if safe { before.max(Some(*age)) } else { before }
     }
 
     fn settled(&self, now: Moment) -> bool {
@@ -228,9 +257,13 @@ impl Vm {
             (_, Some(Problem::PartialUnplug(why))) => Some(("PartialUnplug", why.clone())),
             (_, Some(Problem::PartialPlug(why))) => Some(("PartialPlug", why.clone())),
             (_, Some(Problem::OrderFailed(why))) => Some(("OrderFailed", why.clone())),
-            (Decision::Busy { .. } | Decision::Order { .. } | Decision::Pausing { .. }, None) => {
-                Some(("InProgress", String::new()))
-            }
+            (
+                Decision::Busy { .. }
+                | Decision::Order { .. }
+                | Decision::Pausing { .. }
+                | Decision::Uncertain,
+                None,
+            ) => Some(("InProgress", String::new())),
         }
     }
 }

@@ -7,9 +7,10 @@ use guest_units::{Moment, Size};
 
 use crate::action::{Action, Notice, What};
 use crate::backoff::Backoff;
-use crate::event::{Desired, Ending, Event, Plugged, Pod, PodFacts, PodState};
+use crate::event::{Approved, Desired, Event, Pod, PodFacts, PodState};
 use crate::resize::Resource;
-use crate::status::{Phase, Revision, Status};
+use crate::runner::Runner;
+use crate::status::{Age, Phase, Revision, Status};
 
 /// A pod whose deletion was asked for this long ago counts as failed.
 pub(crate) const TERMINATING_GRACE: Duration = Duration::from_secs(5);
@@ -42,6 +43,8 @@ pub struct Stored {
     pub size: Option<Size>,
     /// The revision that was reached.
     pub revision: Option<Revision>,
+    /// The approval that was obeyed.
+    pub obeyed: Option<Age>,
 }
 
 /// The part of the phase that is a state.
@@ -52,13 +55,6 @@ pub(crate) enum Base {
     Running,
     Succeeded,
     Failed,
-}
-
-/// What the runner says.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Runner {
-    pub(crate) plugged: Plugged,
-    pub(crate) guest: bool,
 }
 
 /// The machine of one VM.
@@ -86,6 +82,10 @@ pub struct Vm {
     pub(crate) deleted: bool,
     pub(crate) strays: Vec<String>,
     pub(crate) runner: Option<Runner>,
+    /// The runner refuses whoever led before, and was seen idle since: all orders that can be under way are ours.
+    pub(crate) fenced: bool,
+    /// The newest approval seen.
+    newest: Option<Age>,
     /// What was plugged when somebody last knew.
     pub(crate) size: Option<Size>,
     pub(crate) cpu: Resource,
@@ -118,6 +118,7 @@ impl Vm {
             written: Some(Status {
                 pod: stored.pod.clone(),
                 revision: stored.revision,
+                obeyed: stored.obeyed,
                 ..Status::default()
             }),
             pod_name: stored.pod,
@@ -134,6 +135,8 @@ impl Vm {
             deleted: false,
             strays: Vec::new(),
             runner: None,
+            fenced: false,
+            newest: stored.obeyed,
             size: stored.size,
             cpu: Resource::default(),
             memory: Resource::default(),
@@ -164,7 +167,9 @@ impl Vm {
             Event::Desired(desired) => self.desire(desired),
             Event::PodObserved(pod) => self.observe(pod, now),
             Event::Strays(names) => self.strays = names,
-            Event::RunnerObserved { plugged, guest } => self.runner_says(plugged, guest),
+            Event::RunnerObserved { revision, plugged, guest, busy } => {
+                self.runner_observed(Runner { revision, plugged, guest }, busy, now);
+            }
             Event::RunnerLost => {
                 if let Some(runner) = &mut self.runner {
                     runner.guest = false;
@@ -195,8 +200,9 @@ impl Vm {
                 self.deleting.remove(&name);
                 self.delete_pauses.entry(name).or_default().fail(now, WRITE_PAUSE.0, WRITE_PAUSE.1);
             }
-            Event::OrderEnded { generation, plugged, ending } => {
-                self.order_ended(generation, plugged, &ending, now);
+            Event::OrderEnded { generation, revision, plugged, ending } => {
+                let guest = self.runner.is_none_or(|runner| runner.guest);
+                self.order_ended(generation, Runner { revision, plugged, guest }, &ending, now);
             }
             Event::OrderFailed { generation, reason } => {
                 let (cpu, memory) = self.goals();
@@ -216,7 +222,15 @@ impl Vm {
         self.expire(now);
     }
 
-    fn desire(&mut self, desired: Desired) {
+    fn desire(&mut self, mut desired: Desired) {
+        if let Approved::Size { age, .. } = desired.approved {
+            if self.newest.is_some_and(|newest| age < newest) {
+                let why = "the scheduler's approval is older than one seen before";
+                desired.approved = Approved::Missing(why.to_owned());
+            } else {
+                self.newest = Some(age);
+            }
+        }
         let before = self.desired.as_ref().and_then(|desired| desired.invalid.as_ref());
         if let Some(problem) = desired.invalid.as_ref().filter(|problem| before != Some(problem)) {
             let problem = problem.clone();
@@ -277,7 +291,7 @@ impl Vm {
     pub(crate) fn terminating_until(&self) -> Option<Moment> {
         match (&self.pod, self.base) {
             (Pod::Present(facts), Base::Pending | Base::Running) => {
-                facts.terminating_since.map(|since| Moment(since.0 + TERMINATING_GRACE))
+                facts.terminating_since.map(|since| since + TERMINATING_GRACE)
             }
             _ => None,
         }
@@ -299,11 +313,11 @@ impl Vm {
     fn end(&mut self, base: Base, now: Moment) {
         self.base = base;
         self.runner = None;
+        self.fenced = false;
         self.size = None;
         self.cpu.reset();
         self.memory.reset();
-        let ran_well =
-            self.ran_since.take().is_some_and(|since| now.0.saturating_sub(since.0) >= RAN_WELL);
+        let ran_well = self.ran_since.take().is_some_and(|since| now.since(since) >= RAN_WELL);
         if ran_well {
             self.restart_pause.reset();
         }
@@ -311,38 +325,6 @@ impl Vm {
         let first = self.restart_pause.failures() == 0;
         let pause = if first { Duration::ZERO } else { RESTART_PAUSE.0 };
         self.restart_pause.fail(now, pause, RESTART_PAUSE.1);
-    }
-
-    fn runner_says(&mut self, plugged: Plugged, guest: bool) {
-        if matches!(self.base, Base::Pending | Base::Running) {
-            self.runner = Some(Runner { plugged, guest });
-            self.size = Some(Size { cpu: plugged.cpu, memory: plugged.memory });
-        }
-    }
-
-    fn order_ended(&mut self, generation: u64, plugged: Plugged, ending: &Ending, now: Moment) {
-        let (cpu_goal, memory_goal) = self.goals();
-        let before = self.size;
-        let known = self.cpu.ended(generation, u64::from(plugged.cpu.0), ending, cpu_goal, now)
-            || self.memory.ended(generation, plugged.memory.0, ending, memory_goal, now);
-        if !known {
-            return;
-        }
-        if let Ending::Stale { newest } = ending {
-            self.generation = self.generation.max(*newest);
-        }
-        let guest = self.runner.is_none_or(|runner| runner.guest);
-        self.runner_says(plugged, guest);
-        if let (Some(from), Some(to)) = (before, self.size)
-            && from != to
-        {
-            self.notice(Notice::Scaled { from, to });
-        }
-        match ending {
-            Ending::Vetoed { reason, .. } => self.notice(Notice::ShrinkVetoed(reason.clone())),
-            Ending::Partial(reason) => self.notice(Notice::Partial(reason.clone())),
-            Ending::Done | Ending::Stale { .. } | Ending::Failed(_) => {}
-        }
     }
 
     fn started(&mut self, action: Action, now: Moment) {
@@ -388,7 +370,7 @@ impl Vm {
         }
     }
 
-    fn notice(&mut self, notice: Notice) {
+    pub(crate) fn notice(&mut self, notice: Notice) {
         if self.notices.len() == MAX_NOTICES {
             self.notices.pop_front();
         }

@@ -16,10 +16,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::certs::{Certs, runner_secret};
 use crate::config::{Acceleration, Config};
+use crate::error::chain;
 use crate::metrics::Metrics;
 use crate::observe::{Clock, facts};
 use crate::pod::{self, PodSettings};
-use crate::poll::chain;
+use crate::term::Term;
 
 /// A call to the API server that takes longer counts as failed.
 const CALL_DEADLINE: Duration = Duration::from_secs(15);
@@ -36,8 +37,8 @@ pub(crate) struct Context {
     pub(crate) metrics: Metrics,
     pub(crate) recorder: Recorder,
     pub(crate) tasks: TaskTracker,
-    /// This leadership; the first half of every order's generation.
-    pub(crate) epoch: u64,
+    /// This leadership.
+    pub(crate) term: Term,
     /// Calls to the API server at the same time.
     pub(crate) calls: Semaphore,
     /// Whether any node has KVM, and when that was found.

@@ -1,51 +1,36 @@
 //! The plug's gate: which approval of the scheduler counts.
 //!
-//! An approval is a size, signed for one VM with an epoch and a generation. It counts if the signature holds
-//! and it is not older than one that was seen before: otherwise an old annotation, written back by somebody,
-//! would open the gate again.
+//! An approval is a size, signed for one VM with an epoch and a generation. Here it is read and its signature checked;
+//! whether it is newer than what was obeyed before is the lifecycle's to judge.
+
+use std::collections::BTreeMap;
 
 use controller_api::{Approval, VirtualMachine};
 use controller_lifecycle::Approved;
 use ring::signature::{ED25519, UnparsedPublicKey};
 
-/// The gate of one VM.
-#[derive(Debug, Default)]
-pub(crate) struct Gate {
-    /// The newest approval seen.
-    newest: Option<(u64, u64)>,
+use crate::error::chain;
+
+/// What the VM's annotations approve, judged with the extender's public key.
+pub(crate) fn judge(vm: &VirtualMachine, uid: &str, public_key: &[u8]) -> Approved {
+    match check(vm, uid, public_key) {
+        Ok(approval) => Approved::Size { size: approval.size, age: approval.age() },
+        Err(reason) => Approved::Missing(reason),
+    }
 }
 
-impl Gate {
-    /// What the VM's annotations approve, judged with the extender's public key.
-    pub(crate) fn judge(&mut self, vm: &VirtualMachine, uid: &str, public_key: &[u8]) -> Approved {
-        match self.check(vm, uid, public_key) {
-            Ok(approval) => Approved::Size(approval.size),
-            Err(reason) => Approved::Missing(reason),
-        }
-    }
-
-    fn check(
-        &mut self,
-        vm: &VirtualMachine,
-        uid: &str,
-        public_key: &[u8],
-    ) -> Result<Approval, String> {
-        let annotations = vm.metadata.annotations.clone().unwrap_or_default();
-        let approval = Approval::from_annotations(&annotations)
-            .map_err(|err| format!("the scheduler's approval cannot be read: {err}"))?
-            .ok_or_else(|| "the scheduler has approved nothing yet".to_owned())?;
-        let signature = approval
-            .signature_bytes()
-            .map_err(|err| format!("the scheduler's approval cannot be read: {err}"))?;
-        UnparsedPublicKey::new(&ED25519, public_key)
-            .verify(&approval.signing_bytes(uid), &signature)
-            .map_err(|_| "the signature of the scheduler's approval does not hold".to_owned())?;
-        if self.newest.is_some_and(|newest| approval.age() < newest) {
-            return Err("the scheduler's approval is older than one seen before".to_owned());
-        }
-        self.newest = Some(approval.age());
-        Ok(approval)
-    }
+fn check(vm: &VirtualMachine, uid: &str, public_key: &[u8]) -> Result<Approval, String> {
+    let unreadable = |err| format!("the scheduler's approval cannot be read: {}", chain(&err));
+    let none = BTreeMap::new();
+    let annotations = vm.metadata.annotations.as_ref().unwrap_or(&none);
+    let approval = Approval::from_annotations(annotations)
+        .map_err(unreadable)?
+        .ok_or("the scheduler has approved nothing yet")?;
+    let signature = approval.signature_bytes().map_err(unreadable)?;
+    UnparsedPublicKey::new(&ED25519, public_key)
+        .verify(&approval.signing_bytes(uid), &signature)
+        .map_err(|_| "the signature of the scheduler's approval does not hold")?;
+    Ok(approval)
 }
 
 #[cfg(test)]
@@ -83,57 +68,46 @@ mod tests {
         Approval::signed(uid, SIZE, epoch, generation, |bytes| key.sign(bytes).as_ref().to_vec())
     }
 
-    fn opens(gate: &mut Gate, vm: &VirtualMachine, uid: &str, key: &Ed25519KeyPair) -> bool {
-        gate.judge(vm, uid, key.public_key().as_ref()) == Approved::Size(SIZE)
+    fn opens(vm: &VirtualMachine, uid: &str, key: &Ed25519KeyPair) -> bool {
+        let approved = judge(vm, uid, key.public_key().as_ref());
+        matches!(approved, Approved::Size { size: SIZE, .. })
     }
 
     #[test]
     fn a_good_approval_counts() {
         let key = key();
-        let mut gate = Gate::default();
         let vm = vm(&approve(&key, "uid", 1, 1));
-        assert!(opens(&mut gate, &vm, "uid", &key));
-        assert!(opens(&mut gate, &vm, "uid", &key), "again and again");
+        let approved = judge(&vm, "uid", key.public_key().as_ref());
+        assert_eq!(approved, Approved::Size { size: SIZE, age: (1, 1) });
     }
 
     #[test]
     fn forged_moved_changed_and_damaged_approvals_do_not_count() {
         let (key, other) = (key(), self::key());
         let good = approve(&key, "uid", 1, 1);
-        let mut gate = Gate::default();
-        assert!(!opens(&mut gate, &vm(&approve(&other, "uid", 1, 1)), "uid", &key), "another key");
-        assert!(!opens(&mut gate, &vm(&good), "other-uid", &key), "another VM");
+        assert!(!opens(&vm(&approve(&other, "uid", 1, 1)), "uid", &key), "another key");
+        assert!(!opens(&vm(&good), "other-uid", &key), "another VM");
         let mut larger = good.clone();
         larger.size.memory = Bytes(64 << 30);
         assert!(matches!(
-            gate.judge(&vm(&larger), "uid", key.public_key().as_ref()),
+            judge(&vm(&larger), "uid", key.public_key().as_ref()),
             Approved::Missing(_)
         ));
         let mut newer = good.clone();
         newer.generation = 9;
-        assert!(!opens(&mut gate, &vm(&newer), "uid", &key), "another generation");
+        assert!(!opens(&vm(&newer), "uid", &key), "another generation");
         for annotation in [names::ANNOTATION_APPROVED, names::ANNOTATION_APPROVED_PROOF] {
             let mut half = vm(&good);
             half.metadata.annotations.as_mut().unwrap().remove(annotation);
-            assert!(!opens(&mut gate, &half, "uid", &key), "{annotation} is missing");
+            assert!(!opens(&half, "uid", &key), "{annotation} is missing");
             half.metadata
                 .annotations
                 .as_mut()
                 .unwrap()
                 .insert(annotation.to_owned(), "{".to_owned());
-            assert!(!opens(&mut gate, &half, "uid", &key), "{annotation} is damaged");
+            assert!(!opens(&half, "uid", &key), "{annotation} is damaged");
         }
-        assert!(!opens(&mut gate, &vm(&good), "uid", &other), "an empty or wrong public key");
-        assert!(opens(&mut gate, &vm(&good), "uid", &key), "none of them spoiled the good one");
-    }
-
-    #[test]
-    fn an_older_approval_does_not_count_any_more() {
-        let key = key();
-        let mut gate = Gate::default();
-        assert!(opens(&mut gate, &vm(&approve(&key, "uid", 2, 5)), "uid", &key));
-        assert!(!opens(&mut gate, &vm(&approve(&key, "uid", 2, 4)), "uid", &key));
-        assert!(!opens(&mut gate, &vm(&approve(&key, "uid", 1, 9)), "uid", &key));
-        assert!(opens(&mut gate, &vm(&approve(&key, "uid", 3, 0)), "uid", &key));
+        assert!(!opens(&vm(&good), "uid", &other), "an empty or wrong public key");
+        assert!(opens(&vm(&good), "uid", &key), "none of them spoiled the good one");
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! Every process is a new candidate, a restarted one too: each term has an epoch of its own. A leader that
 //! could not renew by its deadline (on its own monotonic clock) stops acting; another one takes over only after
-//! the longer lease duration, seen on *its* own clock.
+//! the longer lease duration, seen on *its* own clock. A Lease that vanished counts as one that is silent: its leader
+//! may still act, and makes it again. Only a process that has never seen one makes one at once.
 
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use kube::api::{Api, ObjectMeta, PostParams};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Leadership;
+use crate::term::Term;
 
 /// The name that the reference uses, too: so the two never act at the same time.
 pub(crate) const LEASE_NAME: &str = "a3b22509.neon.tech";
@@ -26,6 +28,8 @@ pub(crate) enum LeaderError {
     Lost { deadline: Duration },
     #[error("another process became the leader: {holder}")]
     Deposed { holder: String },
+    #[error("runners obey epoch {newest}, newer than {epoch}; the next term will be newer still")]
+    Outrun { epoch: u64, newest: u64 },
 }
 
 /// A candidate, later the leader.
@@ -51,6 +55,8 @@ enum Claim {
 struct Seen {
     version: Option<String>,
     since: Instant,
+    /// Whether there ever was one.
+    ever: bool,
 }
 
 impl Leader {
@@ -68,14 +74,17 @@ impl Leader {
         }
     }
 
-    /// Waits for the leadership and returns its epoch; `None` if `shutdown` comes first.
-    pub(crate) async fn acquire(&self, shutdown: &CancellationToken) -> Option<u64> {
-        let mut seen = Seen { version: None, since: Instant::now() };
+    /// Waits for the leadership; `None` if `shutdown` comes first.
+    pub(crate) async fn acquire(&self, shutdown: &CancellationToken) -> Option<Term> {
+        let mut seen = Seen { version: None, since: Instant::now(), ever: false };
         loop {
+            let asked = Instant::now();
             let attempt =
                 tokio::time::timeout(self.settings.renew_deadline, self.attempt(&mut seen));
             match attempt.await {
-                Ok(Ok(Some(epoch))) => return Some(epoch),
+                Ok(Ok(Some(epoch))) => {
+                    return Some(Term::new(epoch, asked, self.settings.renew_deadline));
+                }
                 Ok(Ok(None)) => {}
                 Err(_) => tracing::warn!("leadership not acquired: no answer in time"),
                 Ok(Err(err)) => tracing::warn!(error = %err, "leadership not acquired"),
@@ -91,12 +100,12 @@ impl Leader {
         let lease = self.api.get_opt(LEASE_NAME).await?;
         let version = lease.as_ref().and_then(|lease| lease.metadata.resource_version.clone());
         if version != seen.version {
-            *seen = Seen { version, since: Instant::now() };
+            *seen = Seen { version, since: Instant::now(), ever: true };
         }
         let spec = lease.as_ref().and_then(|lease| lease.spec.as_ref());
         let epoch = next_epoch(spec);
         let params = PostParams::default();
-        let written = match claim(lease.as_ref(), seen.since.elapsed(), &self.settings) {
+        let written = match claim(lease.as_ref(), seen.ever, seen.since.elapsed(), &self.settings) {
             Claim::Wait => return Ok(None),
             Claim::Create => self.api.create(&params, &self.lease(epoch, None)).await,
             Claim::Take => {
@@ -116,10 +125,10 @@ impl Leader {
     /// done any more.
     pub(crate) async fn keep(
         &self,
-        epoch: u64,
+        term: &Term,
         shutdown: &CancellationToken,
     ) -> Result<(), LeaderError> {
-        let mut renewed = Instant::now();
+        let Term { epoch, .. } = *term;
         loop {
             tokio::select! {
                 () = tokio::time::sleep(self.settings.retry) => {}
@@ -128,15 +137,18 @@ impl Leader {
                     return Ok(());
                 }
             }
-            let begun = Instant::now();
-            let left = self.settings.renew_deadline.saturating_sub(renewed.elapsed());
-            match tokio::time::timeout(left, self.renew(epoch)).await {
-                Ok(Ok(None)) => renewed = begun,
+            if let Some(newest) = term.outrun_by() {
+                self.release(newest).await;
+                return Err(LeaderError::Outrun { epoch, newest });
+            }
+            let asked = Instant::now();
+            match tokio::time::timeout(term.left(), self.renew(epoch)).await {
+                Ok(Ok(None)) => term.renewed(asked, self.settings.renew_deadline),
                 Ok(Ok(Some(holder))) => return Err(LeaderError::Deposed { holder }),
                 Ok(Err(err)) => tracing::warn!(error = %err, "leadership not renewed"),
                 Err(_) => {}
             }
-            if renewed.elapsed() >= self.settings.renew_deadline {
+            if !term.holds() {
                 return Err(LeaderError::Lost { deadline: self.settings.renew_deadline });
             }
         }
@@ -209,9 +221,12 @@ fn next_epoch(spec: Option<&LeaseSpec>) -> u64 {
     u64::try_from(last).unwrap_or(0) + 1
 }
 
-/// What may be done about a Lease that has not changed for `unchanged`.
-fn claim(lease: Option<&Lease>, unchanged: Duration, settings: &Leadership) -> Claim {
-    let Some(lease) = lease else { return Claim::Create };
+/// What may be done about a Lease that has not changed for `unchanged`; `ever`: there was one before.
+fn claim(lease: Option<&Lease>, ever: bool, unchanged: Duration, settings: &Leadership) -> Claim {
+    let Some(lease) = lease else {
+        let may_act = ever && settings.wait && unchanged <= settings.lease;
+        return if may_act { Claim::Wait } else { Claim::Create };
+    };
     let spec = lease.spec.as_ref();
     let held = spec
         .and_then(|spec| spec.holder_identity.as_ref())
@@ -250,8 +265,11 @@ mod tests {
     #[test]
     fn a_lease_is_taken_only_when_it_is_free_or_was_silent_for_its_own_duration() {
         let claim = |lease: Option<&Lease>, seconds, wait| {
-            super::claim(lease, Duration::from_secs(seconds), &settings(wait))
+            super::claim(lease, false, Duration::from_secs(seconds), &settings(wait))
         };
+        let vanished =
+            |seconds| super::claim(None, true, Duration::from_secs(seconds), &settings(true));
+        assert_eq!((vanished(15), vanished(16)), (Claim::Wait, Claim::Create));
         let (held, free) = (lease(Some("other")), lease(None));
         assert_eq!(claim(None, 0, true), Claim::Create);
         assert_eq!(claim(Some(&free), 0, true), Claim::Take);
@@ -279,14 +297,21 @@ mod tests {
             |name: &str, wait| Leader::new(server.client(), "ns", name.into(), fast(wait));
         let (one, two) = (candidate("one", true), candidate("two", false));
         let stop = CancellationToken::new();
-        assert_eq!(one.acquire(&stop).await, Some(1));
-        assert_eq!(two.acquire(&stop).await, Some(2), "without waiting it is taken");
-        let lost = one.keep(1, &stop).await;
+        let first = one.acquire(&stop).await.unwrap();
+        let second = two.acquire(&stop).await.unwrap();
+        assert_eq!((first.epoch, second.epoch), (1, 2), "without waiting it is taken");
+        let lost = one.keep(&first, &stop).await;
         assert!(matches!(lost, Err(LeaderError::Deposed { holder }) if holder == "two"));
         stop.cancel();
-        two.keep(2, &stop).await.unwrap();
+        two.keep(&second, &stop).await.unwrap();
         let waiting = candidate("three", true);
-        assert_eq!(waiting.acquire(&CancellationToken::new()).await, Some(3), "it was given back");
-        assert_eq!(candidate("four", true).acquire(&stop).await, None, "stopped while waiting");
+        let third = waiting.acquire(&CancellationToken::new()).await.unwrap();
+        assert_eq!(third.epoch, 3, "it was given back");
+        assert!(candidate("four", true).acquire(&stop).await.is_none(), "stopped while waiting");
+        third.saw(40);
+        let outrun = waiting.keep(&third, &CancellationToken::new()).await;
+        assert!(matches!(outrun, Err(LeaderError::Outrun { epoch: 3, newest: 40 })));
+        let fourth = waiting.acquire(&CancellationToken::new()).await.unwrap();
+        assert_eq!(fourth.epoch, 41, "newer than what the runners have seen");
     }
 }

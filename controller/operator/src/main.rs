@@ -4,6 +4,7 @@
 
 mod certs;
 mod config;
+mod error;
 mod events;
 mod execute;
 #[cfg(test)]
@@ -22,6 +23,7 @@ mod resources;
 mod run;
 mod runner_client;
 mod status;
+mod term;
 mod upkeep;
 mod vm;
 

@@ -9,9 +9,10 @@ use controller_lifecycle::{Ending, Event, What};
 use host_protocol::{Generation, Order, OrderResult, Outcome};
 use kube::ResourceExt as _;
 
+use crate::error::chain;
 use crate::execute::Context;
 use crate::metrics::ByOrder;
-use crate::poll::{chain, plugged as shown};
+use crate::poll::plugged as shown;
 use crate::runner_client::{RunnerClient, RunnerError};
 
 /// Gives an order to the runner and waits for its end.
@@ -22,7 +23,7 @@ pub(crate) async fn give(
     counter: u64,
     what: What,
 ) -> Event {
-    let generation = Generation { epoch: context.epoch, counter };
+    let generation = Generation { epoch: context.term.epoch, counter };
     let (resource, wanted) = match what {
         What::Cpu(cpu) => ("cpu", cpu.to_string()),
         What::Memory(memory) => ("memory", memory.to_string()),
@@ -45,7 +46,7 @@ pub(crate) async fn give(
         vm = name,
         namespace,
         generation = counter,
-        epoch = context.epoch,
+        epoch = context.term.epoch,
         resource,
         wanted,
         "order sent"
@@ -54,6 +55,9 @@ pub(crate) async fn give(
     let mut client = RunnerClient::new(&pod, ip, context.certs.keys(), context.tasks.clone());
     let outcome = client.order(&order).await;
     let ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    if let Ok(Outcome { result: OrderResult::Stale { newest }, .. }) = &outcome {
+        context.term.saw(newest.epoch);
+    }
     let result = outcome.as_ref().map_or("lost", |outcome| outcome.result.label());
     context.metrics.orders.get_or_create(&ByOrder { resource, result }).inc();
     done(outcome, &generation, (&name, namespace.as_deref(), resource), ms)
@@ -68,7 +72,7 @@ fn done(
 ) -> Event {
     let Generation { epoch, counter: generation } = *generation;
     match outcome {
-        Ok(Outcome { plugged, result }) => {
+        Ok(Outcome { revision, plugged, result }) => {
             let (cpu, memory) = (plugged.cpu.to_string(), plugged.memory.to_string());
             let reason: String = format!("{result:?}").chars().take(300).collect();
             let result_label = result.label();
@@ -85,7 +89,7 @@ fn done(
                 "order done"
             );
             let (plugged, ending) = (shown(plugged), ending(result, epoch));
-            Event::OrderEnded { generation, plugged, ending }
+            Event::OrderEnded { generation, revision, plugged, ending }
         }
         Err(err) => {
             let reason = chain(&err);

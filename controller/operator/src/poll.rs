@@ -9,6 +9,7 @@ use host_protocol::{GuestLink, RunnerState, VmState};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::error::chain;
 use crate::execute::Context;
 use crate::runner_client::RunnerClient;
 use crate::vm::Message;
@@ -30,7 +31,7 @@ pub(crate) async fn follow(
     while !stop.is_cancelled() {
         let client = RunnerClient::new(&pod, ip, context.certs.keys(), context.tasks.clone());
         let told = tokio::select! {
-            told = poll(client, &pod, &report) => told,
+            told = poll(client, context.term.epoch, &pod, &report) => told,
             () = stop.cancelled() => return,
         };
         match told {
@@ -66,11 +67,16 @@ enum Poll {
     Lost { spoke: bool },
 }
 
-async fn poll(mut client: RunnerClient, pod: &str, report: &mpsc::Sender<Message>) -> Poll {
+async fn poll(
+    mut client: RunnerClient,
+    epoch: u64,
+    pod: &str,
+    report: &mpsc::Sender<Message>,
+) -> Poll {
     let begun = tokio::time::Instant::now();
     let mut known = None;
     while begun.elapsed() < RECONNECT {
-        let state = match client.state(known).await {
+        let state = match client.state(epoch, known).await {
             Ok(state) => state,
             Err(err) => {
                 tracing::debug!(error = %chain(&err), "runner does not answer");
@@ -91,6 +97,8 @@ async fn poll(mut client: RunnerClient, pod: &str, report: &mpsc::Sender<Message
 
 fn observed(state: &RunnerState) -> Event {
     Event::RunnerObserved {
+        revision: state.revision,
+        busy: state.busy,
         plugged: plugged(state.plugged),
         guest: state.guest == GuestLink::Connected && state.vm == VmState::Running,
     }
@@ -100,18 +108,6 @@ fn observed(state: &RunnerState) -> Event {
 pub(crate) fn plugged(shown: host_protocol::Plugged) -> Plugged {
     let host_protocol::Plugged { vcpus, cpu, memory } = shown;
     Plugged { vcpus, cpu, memory }
-}
-
-/// An error with its causes, for the log.
-pub(crate) fn chain(err: &dyn std::error::Error) -> String {
-    let mut text = err.to_string();
-    let mut cause = err.source();
-    while let Some(err) = cause {
-        text.push_str(": ");
-        text.push_str(&err.to_string());
-        cause = err.source();
-    }
-    text
 }
 
 #[cfg(test)]
@@ -129,6 +125,7 @@ mod tests {
             guest,
             vm,
             newest: Generation::default(),
+            busy: false,
             cpu_additions_left: None,
         };
         for (link, vm, expected) in [

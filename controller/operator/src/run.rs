@@ -24,11 +24,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::certs::Certs;
 use crate::config::Config;
+use crate::error::chain;
 use crate::execute::Context;
 use crate::index::{Fresh, Index};
 use crate::leader::Leader;
 use crate::metrics::Metrics;
-use crate::poll::chain;
+use crate::term::Term;
 use crate::{http, vm};
 
 /// How often it is checked that the system's certificates are there and good for long enough.
@@ -74,15 +75,15 @@ async fn lead(
         Leader::new(client.clone(), &config.namespace, identity.clone(), config.leadership.clone());
     ready.store(true, Ordering::Relaxed);
     tracing::info!(identity, "waiting for the leadership");
-    let Some(epoch) = leader.acquire(&shutdown).await else { return Ok(()) };
-    tracing::info!(identity, epoch, "leading");
+    let Some(term) = leader.acquire(&shutdown).await else { return Ok(()) };
+    tracing::info!(identity, epoch = term.epoch, "leading");
     let resigned = CancellationToken::new();
     let act = async {
-        let result = act(client, config, metrics, epoch, shutdown.clone()).await;
+        let result = act(client, config, metrics, term.clone(), shutdown.clone()).await;
         resigned.cancel();
         result
     };
-    let keep = async { leader.keep(epoch, &resigned).await.context("keep the leadership") };
+    let keep = async { leader.keep(&term, &resigned).await.context("keep the leadership") };
     // An error of the one drops the other: a deposed leader does nothing more.
     tokio::try_join!(act, keep).map(|_| ())
 }
@@ -99,7 +100,7 @@ async fn act(
     client: Client,
     config: Config,
     metrics: Metrics,
-    epoch: u64,
+    term: Term,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     let Some(certs) = first_certificates(&client, &config.namespace, &shutdown).await else {
@@ -114,7 +115,7 @@ async fn act(
         certs,
         metrics,
         tasks: TaskTracker::new(),
-        epoch,
+        term,
         calls: Semaphore::new(calls),
         kvm: Mutex::new(None),
     });

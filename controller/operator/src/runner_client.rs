@@ -74,9 +74,13 @@ impl RunnerClient {
     }
 
     /// The runner's state as soon as it differs from the known revision, or after a while.
-    pub(crate) async fn state(&mut self, known: Option<u64>) -> Result<RunnerState, RunnerError> {
-        let path = known
-            .map_or_else(|| STATE_PATH.to_owned(), |known| format!("{STATE_PATH}?known={known}"));
+    pub(crate) async fn state(
+        &mut self,
+        epoch: u64,
+        known: Option<u64>,
+    ) -> Result<RunnerState, RunnerError> {
+        let known = known.map(|known| format!("&known={known}")).unwrap_or_default();
+        let path = format!("{STATE_PATH}?epoch={epoch}{known}");
         self.exchange(Method::GET, &path, Vec::new(), STATE_WAIT + SLACK).await
     }
 

@@ -19,7 +19,8 @@ use crate::certs::{Certs, Keys};
 use crate::fake::ApiServer;
 use crate::pki::{Pair, Role};
 
-const OUTCOME: &str = r#"{"plugged":{"vcpus":1,"cpu":1,"memory":"1Gi"},"result":"done"}"#;
+const OUTCOME: &str =
+    r#"{"revision":7,"plugged":{"vcpus":1,"cpu":1,"memory":"1Gi"},"result":"done"}"#;
 
 async fn keys() -> Arc<Keys> {
     Certs::establish(ApiServer::default().client(), "neonvm-system".into()).await.unwrap().keys()
@@ -43,7 +44,7 @@ async fn runner(tasks: &TaskTracker, pair: &Pair, ca: &str) -> u16 {
         .unwrap();
     let state = json!({
         "revision": 7, "plugged": {"vcpus": 1, "cpu": 1, "memory": "1Gi"}, "guest": "connected",
-        "vm": "running", "newest": {"epoch": 0, "counter": 0},
+        "vm": "running", "newest": {"epoch": 0, "counter": 0}, "busy": false,
     });
     let router = Router::new()
         .route(ORDERS_PATH, put(|| async { Body::from(OUTCOME) }))
@@ -82,7 +83,7 @@ async fn orders_and_states_go_over_one_connection() {
     assert_eq!(outcome.result, OrderResult::Done);
     assert_eq!(outcome.plugged.memory, Memory(1 << 30));
     // The server serves one connection at a time: this would hang on a second one.
-    assert_eq!(client.state(Some(3)).await.unwrap().revision, 7);
+    assert_eq!(client.state(2, Some(3)).await.unwrap().revision, 7);
 }
 
 #[tokio::test]

@@ -1,10 +1,10 @@
 //! Between the brain's status and the object's: what to start from, and what to store.
 
-use controller_api::conditions::{self, ConditionStatus, NewCondition};
+use controller_api::conditions::{self, NewCondition};
 use controller_api::vm::{Revision, RevisionWithTime};
-use controller_api::{Phase, VirtualMachineStatus};
+use controller_api::{ApprovalAge, Phase, VirtualMachineStatus};
 use controller_lifecycle as lifecycle;
-use controller_lifecycle::{Status, Stored, Truth};
+use controller_lifecycle::{Status, Stored};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -26,6 +26,7 @@ pub(crate) fn stored(status: &VirtualMachineStatus) -> Stored {
             .current_revision
             .as_ref()
             .map(|current| (current.revision.value, current.revision.flags)),
+        obeyed: status.approval.map(|age| (age.epoch, age.generation)),
     }
 }
 
@@ -45,16 +46,13 @@ pub(crate) fn merged(
     status.memory_size = new.size.map(|size| size.memory);
     status.restart_count = i32::try_from(new.restarts).unwrap_or(i32::MAX);
     status.current_revision = revision(old, new, now);
+    status.approval = new.obeyed.map(|(epoch, generation)| ApprovalAge { epoch, generation });
     for condition in &new.conditions {
-        let truth = match condition.truth {
-            Truth::True => ConditionStatus::True,
-            Truth::False => ConditionStatus::False,
-            Truth::Unknown => ConditionStatus::Unknown,
-        };
+        let truth = condition.truth.as_str();
         let kind = condition.kind.as_str();
         // The generation is taken over only with another change: alone it is not worth a write.
         let unchanged = conditions::find(&status.conditions, kind).filter(|old| {
-            old.status == truth.as_str()
+            old.status == truth
                 && old.reason == condition.reason
                 && old.message == condition.message
         });
@@ -94,7 +92,7 @@ fn revision(old: &VirtualMachineStatus, new: &Status, now: Timestamp) -> Option<
 
 #[cfg(test)]
 mod tests {
-    use controller_lifecycle::{Condition, ConditionKind};
+    use controller_lifecycle::{Condition, ConditionKind, Truth};
     use guest_units::{Bytes, MilliCpu, Size};
     use serde_json::json;
 
@@ -116,6 +114,7 @@ mod tests {
             }],
             settled: true,
             revision: Some((7, 1)),
+            obeyed: Some((3, 9)),
         }
     }
 
@@ -163,7 +162,7 @@ mod tests {
             VirtualMachineStatus { extra_net_ip: Some("10.1.0.1".into()), ..Default::default() };
         let foreign = NewCondition {
             kind: "Billed",
-            status: ConditionStatus::True,
+            status: "True",
             reason: "Yes",
             message: "",
             observed_generation: None,

@@ -9,9 +9,9 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use serde_json::Value;
 
+use crate::error::chain;
 use crate::execute::{self, Context};
 use crate::pod;
-use crate::poll::chain;
 use crate::vm::{Message, RETRY, Task};
 
 impl Task {

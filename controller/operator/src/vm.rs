@@ -15,13 +15,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use crate::error::chain;
 use crate::execute::{self, Context};
-use crate::gate::Gate;
+use crate::gate;
 use crate::index::Snapshot;
 use crate::observe::{self, Clock};
 use crate::order;
 use crate::pod::{self, PodSettings};
-use crate::poll::{self, chain};
+use crate::poll;
 use crate::status;
 use crate::upkeep;
 
@@ -62,7 +63,6 @@ pub(crate) struct Task {
     uid: String,
     snapshot: Snapshot,
     brain: Vm,
-    gate: Gate,
     /// The status as it is stored.
     pub(crate) status: VirtualMachineStatus,
     report: mpsc::Sender<Message>,
@@ -127,7 +127,6 @@ impl Task {
             uid,
             snapshot: Snapshot::default(),
             brain: Vm::new(status::stored(&status), settings),
-            gate: Gate::default(),
             status,
             report,
             follow: None,
@@ -164,7 +163,7 @@ impl Task {
         }
         self.snapshot = snapshot;
         let keys = self.context.certs.keys();
-        let approved = self.gate.judge(&self.vm, &self.uid, &keys.approvals);
+        let approved = gate::judge(&self.vm, &self.uid, &keys.approvals);
         let config = &self.context.config;
         let settings = PodSettings {
             runner_image: config.runner_image.clone(),
@@ -256,6 +255,10 @@ impl Task {
     /// Starts what the brain says, until there is nothing more to start; returns when to ask again.
     fn act(&mut self) -> Option<std::time::Instant> {
         loop {
+            // A process that was stopped for a while may wake up deposed.
+            if !self.context.term.holds() {
+                return Some(std::time::Instant::now() + RETRY);
+            }
             let actions = self.brain.next(self.clock.now());
             if actions.start.is_empty() {
                 return actions.wake_at.map(|at| self.clock.instant(at));

@@ -14,6 +14,7 @@ use crate::certs::Certs;
 use crate::config::{Args, Config};
 use crate::fake::ApiServer;
 use crate::metrics::Metrics;
+use crate::term::Term;
 
 const VM: &str = "/apis/vm.neon.tech/v1/namespaces/default/virtualmachines/vm";
 const PODS: &str = "/api/v1/namespaces/default/pods/";
@@ -40,7 +41,7 @@ impl World {
             certs,
             metrics: Metrics::register(&mut registry),
             tasks: TaskTracker::new(),
-            epoch: 1,
+            term: Term::new(1, Instant::now(), Duration::from_secs(600)),
             calls: Semaphore::new(4),
             kvm: Mutex::new(None),
         });

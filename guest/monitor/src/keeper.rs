@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::KeeperConfig;
 use crate::kernel::Reader;
-use crate::serve::{self, Peer};
+use crate::serve::{self, Peer, refuse_older};
 
 use self::cpus::Cpus;
 use self::power::Poweroff;
@@ -57,13 +57,7 @@ pub(crate) async fn run(
             }
             heard = serve::heard(&mut peer) => match heard {
                 Some(Received::Request(request, responder)) => {
-                    let answered = match keeper.answer(request).await {
-                        Ok(response) => responder.respond(response),
-                        Err(error) => responder.refuse(error),
-                    };
-                    if let Err(err) = answered {
-                        tracing::warn!(reason = err.label(), "an answer was not sent");
-                    }
+                    serve::answer(responder, keeper.answer(request).await);
                 }
                 Some(Received::Notify(never)) => match never {},
                 None => peer = None,
@@ -120,16 +114,15 @@ impl Keeper {
                 .map_err(|source| ActError::Poweroff { source }),
         };
         done.map_err(|err| {
-            let error = anyhow::Error::from(err);
-            tracing::error!(error = %format_args!("{error:#}"), "an order was not carried out");
-            ErrorBody::new(ErrorCode::Failed, &format!("{error:#}"))
+            let error = serve::chain(err);
+            tracing::error!(error, "an order was not carried out");
+            ErrorBody::new(ErrorCode::Failed, &error)
         })
     }
 
     fn state(&mut self) -> Result<KeeperState, ActError> {
         let present = self.cpus.present().map_err(|source| ActError::Cpus { source })?;
         let online = self.cpus.online().map_err(|source| ActError::Cpus { source })?;
-        let count = |cpus: &[u32]| u32::try_from(cpus.len()).unwrap_or(u32::MAX);
         let all = MilliCpu::from_cpus(count(&online));
         let reading = self.reader.read().map_err(|source| ActError::Read { source })?;
         Ok(KeeperState {
@@ -152,7 +145,9 @@ impl Keeper {
             self.quota.set(cpu).map_err(|source| ActError::Quota { source })?;
         }
         let reached = self.cpus.bring(cpu.whole_up()).await;
-        self.quota.set(cpu).map_err(|source| ActError::Quota { source })?;
+        let online = self.cpus.online().map_err(|source| ActError::Cpus { source })?;
+        let usable = cpu.min(MilliCpu::from_cpus(count(&online).max(1)));
+        self.quota.set(usable).map_err(|source| ActError::Quota { source })?;
         if let Err(err) = reached {
             // Part of an order is an outcome: the state tells how far it came.
             tracing::warn!(error = %err, "not all CPUs could be changed");
@@ -192,15 +187,8 @@ impl Keeper {
     }
 }
 
-/// An order older than the newest of its kind does nothing.
-fn refuse_older(newest: &mut Generation, generation: Generation) -> Result<(), ErrorBody> {
-    if generation < *newest {
-        let Generation { epoch, counter } = *newest;
-        let message = format!("newest seen is {epoch}.{counter}");
-        return Err(ErrorBody::new(ErrorCode::Stale, &message));
-    }
-    *newest = generation;
-    Ok(())
+fn count(cpus: &[u32]) -> u32 {
+    u32::try_from(cpus.len()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

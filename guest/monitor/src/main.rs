@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, Wanted};
 
 /// Exit code for a wrong command line.
-const USAGE: u8 = 64;
+const EX_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
     let config = match config::parse(std::env::args_os()) {
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         }
         Err(problems) => {
             let _closed = write!(std::io::stderr(), "{problems}");
-            return ExitCode::from(USAGE);
+            return ExitCode::from(EX_USAGE);
         }
     };
     log::install();

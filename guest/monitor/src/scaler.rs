@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::ScalerConfig;
 use crate::kernel::{self, Reader};
-use crate::serve::{self, Peer};
+use crate::serve::{self, Peer, chain, refuse_older};
 
 /// Waiting for memory, all threads of the system: 20 ms within 100 ms.
 const MEMORY_STALL_USEC: u32 = 20_000;
@@ -61,13 +61,7 @@ pub(crate) async fn run(
             }
             heard = serve::heard(&mut peer) => match heard {
                 Some(Received::Request(request, responder)) => {
-                    let answered = match scaler.answer(&request) {
-                        Ok(response) => responder.respond(response),
-                        Err(error) => responder.refuse(error),
-                    };
-                    if let Err(err) = answered {
-                        tracing::warn!(reason = err.label(), "an answer was not sent");
-                    }
+                    serve::answer(responder, scaler.answer(&request));
                 }
                 Some(Received::Notify(never)) => match never {},
                 None => peer = None,
@@ -172,7 +166,7 @@ impl Scaler {
             Err(err) => {
                 // Once, not a hundred times a second.
                 if !std::mem::replace(&mut self.reading_fails, true) {
-                    tracing::error!(error = %anyhow::Error::from(err), "the system is not measured");
+                    tracing::error!(error = chain(err), "the system is not measured");
                 }
             }
         }
@@ -182,7 +176,7 @@ impl Scaler {
         match self.reader.zones() {
             Ok(zones) => self.tell(Event::Zones(zones)),
             Err(err) => {
-                tracing::debug!(error = %anyhow::Error::from(err), "the zones are not measured");
+                tracing::debug!(error = chain(err), "the zones are not measured");
             }
         }
     }
@@ -190,12 +184,7 @@ impl Scaler {
     fn answer(&mut self, request: &ScalerRequest) -> Result<ScalerResponse, ErrorBody> {
         let (ScalerRequest::MayShrink { generation, .. }
         | ScalerRequest::Resized { generation, .. }) = *request;
-        if generation < self.newest {
-            let Generation { epoch, counter } = self.newest;
-            let message = format!("newest seen is {epoch}.{counter}");
-            return Err(ErrorBody::new(ErrorCode::Stale, &message));
-        }
-        self.newest = generation;
+        refuse_older(&mut self.newest, generation)?;
         self.read();
         if self.reading_fails {
             return Err(ErrorBody::new(ErrorCode::Failed, "the system is not measured"));

@@ -3,7 +3,10 @@
 use std::io;
 use std::time::Duration;
 
-use guest_protocol::{Incoming, Link, LinkOptions, Received, Side, accept};
+use guest_protocol::{
+    ErrorBody, ErrorCode, Generation, Incoming, Link, LinkOptions, Received, Responder, Side,
+    accept,
+};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tokio::sync::mpsc;
@@ -117,7 +120,7 @@ async fn converse<W: Side>(
     let session = match accept(stream, &boot_id, LinkOptions::default(), HANDSHAKE).await {
         Ok(session) => session,
         Err(err) => {
-            tracing::warn!(error = %anyhow::Error::from(err), "a peer did not greet");
+            tracing::warn!(error = chain(err), "a peer did not greet");
             return;
         }
     };
@@ -128,6 +131,36 @@ async fn converse<W: Side>(
     }
     let closed = session.driver.run().await;
     tracing::info!(reason = closed.label(), "host disconnected");
+}
+
+/// Answers a request.
+pub(crate) fn answer<W: Side>(responder: Responder<W>, answer: Result<W::Gives, ErrorBody>) {
+    let sent = match answer {
+        Ok(response) => responder.respond(response),
+        Err(error) => responder.refuse(error),
+    };
+    if let Err(err) = sent {
+        tracing::warn!(reason = err.label(), "an answer was not sent");
+    }
+}
+
+/// A request older than the newest of its kind does nothing.
+pub(crate) fn refuse_older(
+    newest: &mut Generation,
+    generation: Generation,
+) -> Result<(), ErrorBody> {
+    if generation < *newest {
+        let Generation { epoch, counter } = *newest;
+        let message = format!("newest seen is {epoch}.{counter}");
+        return Err(ErrorBody::new(ErrorCode::Stale, &message));
+    }
+    *newest = generation;
+    Ok(())
+}
+
+/// An error with its causes, for a log line.
+pub(crate) fn chain(err: impl Into<anyhow::Error>) -> String {
+    format!("{:#}", err.into())
 }
 
 /// What the present host says next; without one nothing. `None`: it is gone.

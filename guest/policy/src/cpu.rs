@@ -2,7 +2,8 @@
 //!
 //! Not the load average: it counts what waits for disks and is minutes late. Use is measured over a
 //! short and a longer window. A workload at its limit shows only the limit, so there the demand is
-//! found by growing: by half, or by as much as the run queue shows, at first at most twofold, then fourfold.
+//! found by growing: at first by half, and by as much as the run queue shows once the limit has held or the first
+//! growth was not enough.
 
 use std::time::Duration;
 
@@ -23,11 +24,12 @@ const QUEUE_MEMORY: Duration = Duration::from_millis(250);
 const THROTTLED_PERMILLE: u16 = 300;
 /// At the limit when some thread waits so much of the time, and most of the capacity is used.
 const PRESSURE_PERMILLE: u16 = 300;
-/// The most that is asked for in one step, as a multiple of what there is: a limit that was only touched is no reason to
-/// leap, one that holds is.
-const FIRST_LEAP: u32 = 2;
+/// The most that is asked for in one step, as a multiple of what there is, once the limit has held for so long. Before,
+/// half more: with the host's headroom that is a doubling.
 const LEAP: u32 = 4;
 const LEAP_AFTER: Duration = Duration::from_millis(750);
+/// A limit that is reached again so soon after it was raised has held.
+const OUTGROWN: Duration = Duration::from_millis(1500);
 
 /// What is known of the CPU.
 #[derive(Debug, Clone)]
@@ -38,6 +40,8 @@ pub(crate) struct Cpu {
     queue_milli: u64,
     view: CpuView,
     saturated_since: Option<Moment>,
+    /// The last growth while at the limit: the windows still show the smaller capacity.
+    outgrown_at: Option<Moment>,
 }
 
 /// What follows from the readings.
@@ -62,6 +66,7 @@ impl Cpu {
             queue_milli: 0,
             view: CpuView::default(),
             saturated_since: None,
+            outgrown_at: None,
         }
     }
 
@@ -77,6 +82,11 @@ impl Cpu {
     pub(crate) fn read(&mut self, reading: CpuReading, now: Moment) {
         self.forget_if_reset(&reading);
         self.average_queue(reading.runnable, now);
+        let was_saturated = self.view.saturated;
+        let grew = reading.capacity() > self.view.capacity;
+        if grew && was_saturated {
+            self.outgrown_at = Some(now);
+        }
         self.view = self.judge(&reading, now);
         self.saturated_since =
             if self.view.saturated { self.saturated_since.or(Some(now)) } else { None };
@@ -125,7 +135,7 @@ impl Cpu {
         let waits = throttled >= THROTTLED_PERMILLE || pressure >= PRESSURE_PERMILLE;
         let saturated = capacity > MilliCpu::ZERO
             && seen >= SEEN_LONG_ENOUGH
-            && (use_short >= capacity.times_up(9, 10)
+            && ((use_short >= capacity.times_up(9, 10) && (waits || self.queues(capacity)))
                 || (waits && use_short >= capacity.times_up(6, 10))
                 || (waits && system >= MilliCpu::from_cpus(reading.online).times_up(9, 10)));
         let needed = use_short.max(use_long);
@@ -142,11 +152,20 @@ impl Cpu {
         }
     }
 
+    /// More wants to run than may.
+    fn queues(&self, capacity: MilliCpu) -> bool {
+        self.queue_milli > u64::from(capacity.0)
+    }
+
     fn grown(&self, capacity: MilliCpu, now: Moment) -> MilliCpu {
+        let first = capacity.times_up(3, 2);
+        let held = self.saturated_for(now).is_some_and(|span| span >= LEAP_AFTER);
+        let outgrown = self.outgrown_at.is_some_and(|at| now.since(at) <= OUTGROWN);
+        if !held && !outgrown {
+            return first;
+        }
         let queue = MilliCpu(u32::try_from(self.queue_milli).unwrap_or(u32::MAX));
-        let holds = self.saturated_for(now).is_some_and(|span| span >= LEAP_AFTER);
-        let leap = if holds { LEAP } else { FIRST_LEAP };
-        capacity.times_up(3, 2).max(queue.min(capacity.saturating_mul(leap)))
+        first.max(queue.min(capacity.saturating_mul(LEAP)))
     }
 }
 
@@ -237,11 +256,78 @@ mod tests {
             };
             let now = Moment::from_millis(step * 50);
             cpu.read(reading, now);
-            let most =
-                if cpu.saturated_for(now).is_some_and(|span| span >= LEAP_AFTER) { 4 } else { 2 };
-            assert!(cpu.view().demand <= MilliCpu(1000 * most), "{:?} at {step}", cpu.view());
+            let held = cpu.saturated_for(now).is_some_and(|span| span >= LEAP_AFTER);
+            let most = MilliCpu(if held { 4000 } else { 1500 });
+            assert!(cpu.view().demand <= most, "{:?} at {step}", cpu.view());
         }
         assert_eq!(cpu.view().demand, MilliCpu(4000));
+    }
+
+    /// 3 s after it was idle, `threads` want to run for `busy_ms` of CPU time together; the host gives a fifth more than
+    /// the demand, in quarters, `plug_ms` after it is seen. What was given, and how long after the beginning.
+    fn host(threads: u32, busy_ms: u64, plug_ms: u64) -> Vec<(u64, u32)> {
+        const STEP_MS: u64 = 25;
+        let mut cpu = Cpu::new();
+        let (mut quota, mut used_usec) = (250u32, 0);
+        let (mut periods, mut throttled) = (0, 0);
+        let mut plug: Option<(u64, u32)> = None;
+        let mut given = Vec::new();
+        for ms in (0..8000).step_by(25) {
+            let left = (busy_ms * 1000).saturating_sub(used_usec);
+            let wants = if ms < 3000 || left == 0 { 0 } else { threads };
+            let could = u64::from(quota.min(threads * 1000)) * STEP_MS;
+            if wants > 0 {
+                used_usec += left.min(could);
+                periods += 1;
+                throttled += u64::from(could < left && threads * 1000 > quota);
+            }
+            let reading = CpuReading {
+                workload_usec: Some(used_usec),
+                system_usec: used_usec,
+                runnable: wants,
+                periods,
+                throttled,
+                pressure_usec: 0,
+                quota: Some(MilliCpu(quota)),
+                online: quota.div_ceil(1000),
+            };
+            cpu.read(reading, Moment::from_millis(ms));
+            let demand = cpu.view().demand.0;
+            let goal = (demand + (demand / 5).max(50)).next_multiple_of(250).min(2000);
+            if goal > quota && plug.is_none_or(|(_, size)| goal > size) {
+                plug = Some((plug.map_or(ms + plug_ms, |(at, _)| at), goal));
+            }
+            if let Some((_, size)) = plug.take_if(|(at, _)| *at <= ms) {
+                quota = size;
+                given.push((ms.saturating_sub(3000), size));
+            }
+        }
+        given
+    }
+
+    #[test]
+    fn a_burst_doubles_the_size_at_most() {
+        for (busy_ms, plug_ms) in [(100, 25), (125, 100), (150, 25), (150, 300), (175, 300)] {
+            let given = host(8, busy_ms, plug_ms);
+            assert!(given.iter().all(|(_, size)| *size <= 500), "{busy_ms} ms: {given:?}");
+        }
+        assert!(host(8, 50, 300).is_empty(), "not even that for 50 ms of work");
+    }
+
+    #[test]
+    fn a_load_that_stays_reaches_its_size_within_a_second_and_a_half() {
+        for plug_ms in [25, 100, 200, 300] {
+            let given = host(8, 1_000_000, plug_ms);
+            let (at, size) = given[given.len() - 1];
+            assert_eq!(size, 2000, "{given:?}");
+            assert!(at <= 1500, "with {plug_ms} ms for each plug: {given:?}");
+        }
+    }
+
+    #[test]
+    fn one_thread_on_one_cpu_lacks_nothing() {
+        let view = *run(1000, 1000, 1, 1, false).view();
+        assert_eq!((view.demand, view.saturated), (MilliCpu(1000), false));
     }
 
     #[test]

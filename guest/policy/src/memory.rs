@@ -248,6 +248,22 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_back_from_swap_is_no_growth() {
+        let (mut memory, tuning) = (Memory::new(), Tuning::default());
+        for step in 0..100u64 {
+            let back = step.saturating_sub(50).min(40) * 2;
+            let now = MemoryReading {
+                counted: mib(90 + back),
+                swap_used: mib(80 - back),
+                ..reading(100 + back, 40)
+            };
+            memory.read(now, &tuning, Moment::from_millis(step * 10));
+            assert_eq!(memory.view().slope_per_second, Bytes::ZERO, "at step {step}");
+            assert!(memory.view().demand <= mib(100 + back + 32), "at step {step}");
+        }
+    }
+
+    #[test]
     fn a_ramp_is_seen_at_its_true_rate() {
         let (mut memory, tuning) = (Memory::new(), Tuning::default());
         for step in 0..20 {

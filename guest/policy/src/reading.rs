@@ -30,7 +30,8 @@ pub struct MemoryReading {
     pub counted: Bytes,
     /// Must be written before it can be dropped (`Dirty` and `Writeback`).
     pub dirty: Bytes,
-    /// Swap in use (`SwapTotal` - `SwapFree`).
+    /// What is in swap alone (`SwapTotal` - `SwapFree` - `SwapCached`): a page that came back and still has its place in
+    /// swap counts once, as memory.
     pub swap_used: Bytes,
     /// Pages that were read again shortly after they had been dropped (`workingset_refault_file` and
     /// `_anon`).

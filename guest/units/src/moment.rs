@@ -29,12 +29,6 @@ impl Moment {
         Self(Duration::from_secs(secs))
     }
 
-    /// This much later; the last moment when that does not fit.
-    #[must_use]
-    pub const fn add(self, span: Duration) -> Self {
-        Self(self.0.saturating_add(span))
-    }
-
     /// This much earlier; the origin when that lies before it.
     #[must_use]
     pub const fn earlier(self, span: Duration) -> Self {
@@ -51,14 +45,15 @@ impl Moment {
 impl Add<Duration> for Moment {
     type Output = Self;
 
+    /// This much later; the last moment when that does not fit.
     fn add(self, span: Duration) -> Self {
-        Self::add(self, span)
+        Self(self.0.saturating_add(span))
     }
 }
 
 impl AddAssign<Duration> for Moment {
     fn add_assign(&mut self, span: Duration) {
-        *self = Self::add(*self, span);
+        *self = *self + span;
     }
 }
 

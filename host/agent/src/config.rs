@@ -15,8 +15,6 @@ use clap::{Parser, Subcommand};
 pub(crate) use file::{FileConfig, Rate};
 pub(crate) use scaling::check_annotation;
 
-/// Exit code of a wrong configuration or command line.
-pub(crate) const EXIT_USAGE: u8 = 64;
 /// Where the running agent answers `why` and `top`.
 pub(crate) const ADMIN_SOCKET: &str = "/run/autoscaler-agent/admin.sock";
 

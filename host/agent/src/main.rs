@@ -30,30 +30,41 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Args, Command, Config, EXIT_USAGE};
+use crate::config::{Args, Command, Config};
+
+/// Exit code of a wrong configuration or command line.
+const EX_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
     let mut args = match Args::try_parse() {
         Ok(args) => args,
         Err(err) => {
             let _no_terminal = err.print();
-            return if err.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+            return if err.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
         }
     };
-    let result = match args.command.take() {
-        Some(command) => question(&args, &command),
-        None => match Config::try_from(args) {
-            Ok(config) => serve(config),
-            Err(problems) => {
-                let _no_terminal = writeln!(std::io::stderr(), "{problems}");
-                return ExitCode::from(EXIT_USAGE);
+    if let Some(command) = args.command.take() {
+        return match question(&args, &command) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(err) => {
+                let _no_terminal = writeln!(std::io::stderr(), "autoscaler-agent: {err:#}");
+                ExitCode::FAILURE
             }
-        },
+        };
+    }
+    let config = match Config::try_from(args) {
+        Ok(config) => config,
+        Err(problems) => {
+            let _no_terminal = writeln!(std::io::stderr(), "{problems}");
+            return ExitCode::from(EX_USAGE);
+        }
     };
-    match result {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match serve(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
-            let _no_terminal = writeln!(std::io::stderr(), "autoscaler-agent: {err:#}");
+            tracing::error!(error = format!("{err:#}"), "failed");
             ExitCode::FAILURE
         }
     }
@@ -67,8 +78,6 @@ async fn question(args: &Args, command: &Command) -> anyhow::Result<()> {
 
 #[tokio::main(flavor = "current_thread")]
 async fn serve(config: Config) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
     let installed = rustls::crypto::ring::default_provider().install_default();
     anyhow::ensure!(installed.is_ok(), "another TLS provider is installed");
     let mut term = signal(SignalKind::terminate()).context("listen for SIGTERM")?;

@@ -1,7 +1,7 @@
 //! Builds the one JSON patch that changes a VM's size: pure, from what was seen to a list of operations.
 //!
-//! It tests that the pod is still the one that the decision was made for, and that the approval is still the
-//! one that was seen: a late or repeated patch does nothing.
+//! It tests that the pod is still the one that the decision was made for, and that neither spec nor approval was
+//! written since they were seen: a late or repeated patch does nothing.
 
 use controller_api::names;
 use guest_units::Size;
@@ -22,9 +22,8 @@ pub(crate) fn operations(
     approval: Option<&controller_api::Approval>,
     now: Timestamp,
 ) -> Vec<Value> {
-    let mut operations = vec![json!({
-        "op": "test", "path": "/status/podName", "value": view.pod_name,
-    })];
+    let mut operations = vec![test("/status/podName", &json!(view.pod_name))];
+    operations.extend(unchanged(view));
     if size != view.spec {
         operations.extend(use_fields(view, size, now));
     }
@@ -32,6 +31,20 @@ pub(crate) fn operations(
         operations.extend(annotations(view, approval));
     }
     operations
+}
+
+/// Spec and approval are as they were seen. Where there is no approval yet, nothing at all may have changed: adding
+/// the annotations would wipe others that appeared meanwhile.
+fn unchanged(view: &VmView) -> Vec<Value> {
+    let generation = view.generation.map(|it| test("/metadata/generation", &json!(it)));
+    let approval = match (&view.proof, view.resource_version) {
+        (Some(proof), _) => Some(test(&pointer(names::ANNOTATION_APPROVED_PROOF), &json!(proof))),
+        (None, Some(version)) => {
+            Some(test("/metadata/resourceVersion", &json!(version.to_string())))
+        }
+        (None, None) => None,
+    };
+    generation.into_iter().chain(approval).collect()
 }
 
 fn use_fields(view: &VmView, size: Size, now: Timestamp) -> Vec<Value> {
@@ -56,23 +69,13 @@ fn use_fields(view: &VmView, size: Size, now: Timestamp) -> Vec<Value> {
 fn annotations(view: &VmView, approval: &controller_api::Approval) -> Vec<Value> {
     let values = approval.to_annotations();
     if !view.has_annotations {
-        // Adding the map would wipe one that appeared meanwhile.
-        let mut operations = Vec::new();
-        if let Some(version) = view.resource_version {
-            let version = json!(version.to_string());
-            let test = json!({"op": "test", "path": "/metadata/resourceVersion", "value": version});
-            operations.push(test);
-        }
-        operations.push(add("/metadata/annotations", &json!(values)));
-        return operations;
+        return vec![add("/metadata/annotations", &json!(values))];
     }
-    let mut operations = Vec::new();
-    if let Some(proof) = &view.proof {
-        let path = pointer(names::ANNOTATION_APPROVED_PROOF);
-        operations.push(json!({"op": "test", "path": path, "value": proof}));
-    }
-    operations.extend(values.iter().map(|(key, value)| add(&pointer(key), &json!(value))));
-    operations
+    values.iter().map(|(key, value)| add(&pointer(key), &json!(value))).collect()
+}
+
+fn test(path: &str, value: &Value) -> Value {
+    json!({ "op": "test", "path": path, "value": value })
 }
 
 /// `add` also replaces, `replace` would fail where nothing is.
@@ -119,11 +122,12 @@ mod tests {
             Value::Array(operations),
             json!([
                 {"op": "test", "path": "/status/podName", "value": "pg-abcde"},
+                {"op": "test", "path": "/metadata/generation", "value": 5},
+                {"op": "test", "path": proof, "value": r#"{"epoch":3,"generation":8,"signature":"b2xk"}"#},
                 {"op": "add", "path": "/spec/guest/cpus/use", "value": "2250m"},
                 {"op": "add", "path": "/spec/guest/memorySlots/use", "value": 24},
                 {"op": "add", "path": "/spec/targetRevision", "value": {
                     "revision": {"value": 8, "flags": 1}, "updatedAt": "2026-02-03T04:05:06Z"}},
-                {"op": "test", "path": proof, "value": r#"{"epoch":3,"generation":8,"signature":"b2xk"}"#},
                 {"op": "add",
                  "path": "/metadata/annotations/internal.autoscaling.neon.tech~1resources-approved",
                  "value": texts[names::ANNOTATION_APPROVED]},
@@ -133,13 +137,19 @@ mod tests {
     }
 
     #[test]
-    fn a_shrink_without_approval_touches_one_field() {
-        let view = view(object());
+    fn a_shrink_without_approval_touches_one_field_and_tests_both_writers() {
+        let view = VmView { proof: Some("seen".into()), ..view(object()) };
         let size = Size { memory: Bytes(1 << 30), ..view.spec };
         let operations = operations(&view, size, None, now());
-        assert_eq!(operations.len(), 3);
-        assert_eq!(operations[1]["path"], "/spec/guest/memorySlots/use");
-        assert_eq!(operations[2]["value"]["revision"]["flags"], 2);
+        let tested: Vec<_> = operations.iter().filter(|it| it["op"] == "test").collect();
+        assert_eq!(tested.len(), 3);
+        assert_eq!(
+            (&tested[1]["path"], &tested[2]["value"]),
+            (&json!("/metadata/generation"), &json!("seen"))
+        );
+        assert_eq!(operations.len(), 5);
+        assert_eq!(operations[3]["path"], "/spec/guest/memorySlots/use");
+        assert_eq!(operations[4]["value"]["revision"]["flags"], 2);
     }
 
     #[test]
@@ -147,8 +157,8 @@ mod tests {
         let view = view(object());
         let operations = operations(&view, view.spec, Some(&approval(view.spec)), now());
         let test = json!({"op": "test", "path": "/metadata/resourceVersion", "value": "100"});
-        assert_eq!(operations[1], test);
-        assert_eq!(operations[2]["path"], "/metadata/annotations");
-        assert_eq!(operations.len(), 3, "use is not written when it does not change");
+        assert_eq!(operations[2], test);
+        assert_eq!(operations[3]["path"], "/metadata/annotations");
+        assert_eq!(operations.len(), 4, "use is not written when it does not change");
     }
 }

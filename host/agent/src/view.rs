@@ -52,6 +52,8 @@ pub(crate) struct VmView {
     pub(crate) proof: Option<String>,
     pub(crate) has_annotations: bool,
     pub(crate) resource_version: Option<u64>,
+    /// Counts the writes of the spec: the next patch tests it.
+    pub(crate) generation: Option<i64>,
     /// The highest revision that the object names.
     pub(crate) revision: i64,
     /// Has an endpoint's id.
@@ -111,6 +113,7 @@ pub(crate) fn look(vm: &VirtualMachine, node: &str, config: &FileConfig) -> Seen
         proof: annotations.and_then(|all| all.get(names::ANNOTATION_APPROVED_PROOF)).cloned(),
         has_annotations: annotations.is_some_and(|all| !all.is_empty()),
         resource_version: vm.metadata.resource_version.as_ref().and_then(|it| it.parse().ok()),
+        generation: vm.metadata.generation,
         revision: revisions.into_iter().flatten().map(|it| it.revision.value).max().unwrap_or(0),
         is_endpoint: label(names::LABEL_ENDPOINT_ID),
     }))
@@ -147,6 +150,7 @@ pub(crate) mod tests {
             "apiVersion": "vm.neon.tech/v1", "kind": "VirtualMachine",
             "metadata": {
                 "name": "pg", "namespace": "default", "uid": "u-1", "resourceVersion": "100",
+                "generation": 5,
                 "labels": {"autoscaling.neon.tech/enabled": "true"},
             },
             "spec": {
@@ -185,6 +189,7 @@ pub(crate) mod tests {
         assert_eq!((view.spec.cpu.0, view.spec.memory), (1000, Bytes(2 << 30)));
         assert_eq!((view.limits.min.cpu.0, view.limits.max.memory), (250, Bytes(8 << 30)));
         assert_eq!((view.revision, view.resource_version), (7, Some(100)));
+        assert_eq!(view.generation, Some(5));
         assert_eq!(view.slots(Bytes(3 << 30)), 24);
     }
 

@@ -104,7 +104,9 @@ struct Task {
     /// The same on the clock on the wall.
     wall: Timestamp,
     link: Option<(u64, Link<ScalerHost>)>,
-    /// Of the newest permit, with its generation.
+    /// When the guest last said what it needs.
+    heard_at: Option<Instant>,
+    /// Of the permit that holds, with its generation.
     approval: Option<(u64, Approval)>,
     report: mpsc::Sender<Report>,
     health: Health,
@@ -172,6 +174,7 @@ impl Task {
             origin,
             wall,
             link: None,
+            heard_at: None,
             approval: None,
             report,
             health,
@@ -256,9 +259,11 @@ impl Task {
     }
 
     fn told(&mut self, what: &ScalerNotify) {
+        let now = Instant::now();
+        self.heard_at = Some(now);
         let endpoint = match what {
             ScalerNotify::Sample(sample) => {
-                self.health.heard(Instant::now());
+                self.health.heard(now);
                 let sample = Sample { demand: sample.demand, used: sample.used };
                 self.handle(Event::Sample(sample));
                 "Sample"
@@ -292,8 +297,10 @@ impl Task {
                         format!("wanted {}, permitted {}: {reason}", text(want), text(permit))
                     });
                 }
-                self.approval = Some((generation, approval));
                 self.handle(Event::PermitAnswered { generation, permit, reason });
+                if self.scaler.permit_generation() == Some(generation) {
+                    self.approval = Some((generation, approval));
+                }
             }
             Report::PermitFailed { generation, newest } => {
                 self.health.scheduler_failed(now);

@@ -4,7 +4,7 @@
 //! ```text
 //! operator --PUT /v1/orders {Order}-----------> runner      mutual TLS, port ORDERS_PORT
 //!          <-- {Outcome} within ORDER_DEADLINE
-//!          --GET /v1/state?known=REVISION-----> runner      answers when the revision differs,
+//!          --GET /v1/state?epoch=&known=------> runner      answers when the revision differs,
 //!          <-- {RunnerState}                                at the latest after STATE_WAIT
 //! operator --NEONVM_SPEC={RunnerSpec}---------> pod         environment variable
 //! agent, runner --Endpoint::Hybrid------------> guest       CONNECT over the VM's vsock socket

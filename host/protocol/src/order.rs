@@ -66,7 +66,8 @@ impl What {
 pub struct Plugged {
     /// vCPUs that exist in QEMU.
     pub vcpus: u32,
-    /// The smaller of the vCPUs and the quota that the guest's keeper confirmed.
+    /// The smallest of the vCPUs, the quota that the guest's keeper confirmed and the CPUs that are online. While
+    /// the VM boots, the CPU that it is to boot with, if that is more.
     pub cpu: MilliCpu,
     /// Base memory and what virtio-mem has plugged.
     pub memory: Bytes,
@@ -75,6 +76,8 @@ pub struct Plugged {
 /// How an order ended, and what is plugged now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Outcome {
+    /// The revision of the runner's state after the order.
+    pub revision: u64,
     /// After the order.
     pub plugged: Plugged,
     /// How it ended.
@@ -87,8 +90,7 @@ pub struct Outcome {
 pub enum OrderResult {
     /// Everything asked is so now.
     Done,
-    /// A part of it is so now. What is left of a shrink is no longer tried; what is left of a growth of
-    /// memory may still come.
+    /// A part of it is so now. What is left of it is no longer tried and does not come later.
     Partial {
         /// Why not all.
         reason: String,

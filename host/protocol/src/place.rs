@@ -10,7 +10,7 @@ pub const RUNNER_PORT: u16 = 25183;
 pub const ORDERS_PORT: u16 = 20186;
 /// `PUT` an [`Order`](crate::Order) here.
 pub const ORDERS_PATH: &str = "/v1/orders";
-/// `GET` the [`RunnerState`](crate::RunnerState) here, with `?known=REVISION`.
+/// `GET` the [`RunnerState`](crate::RunnerState) here, with `?epoch=EPOCH&known=REVISION`: whoever asks fences off the orders of earlier epochs.
 pub const STATE_PATH: &str = "/v1/state";
 /// An order is answered within this time, whatever happens.
 pub const ORDER_DEADLINE: Duration = Duration::from_secs(10);

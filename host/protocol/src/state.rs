@@ -18,6 +18,8 @@ pub struct RunnerState {
     pub vm: VmState,
     /// The newest generation of all orders seen.
     pub newest: Generation,
+    /// Some order still runs, whoever gave it.
+    pub busy: bool,
     /// How many vCPUs can still be added before the VM must restart; absent when there is no such limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu_additions_left: Option<u32>,

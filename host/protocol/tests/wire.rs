@@ -49,9 +49,8 @@ fn outcomes() {
         ),
         (OrderResult::Failed { reason }, json!({"failed": {"reason": "why"}})),
     ] {
-        let outcome = Outcome { plugged: plugged(), result };
-        let value =
-            json!({"plugged": {"vcpus": 2, "cpu": "1500m", "memory": "2Gi"}, "result": wire});
+        let outcome = Outcome { revision: 4, plugged: plugged(), result };
+        let value = json!({"revision": 4, "plugged": {"vcpus": 2, "cpu": "1500m", "memory": "2Gi"}, "result": wire});
         assert_eq!(to_value(&outcome).unwrap(), value);
         assert_eq!(from_value::<Outcome>(value).unwrap(), outcome);
     }
@@ -65,11 +64,12 @@ fn state() {
         guest: GuestLink::Connected,
         vm: VmState::Running,
         newest: generation(1, 2),
+        busy: true,
         cpu_additions_left: Some(60),
     };
     let value = json!({
         "revision": 9, "plugged": {"vcpus": 2, "cpu": "1500m", "memory": "2Gi"},
-        "guest": "connected", "vm": "running", "newest": {"epoch": 1, "counter": 2}, "cpuAdditionsLeft": 60,
+        "guest": "connected", "vm": "running", "newest": {"epoch": 1, "counter": 2}, "busy": true, "cpuAdditionsLeft": 60,
     });
     assert_eq!(to_value(state).unwrap(), value);
     assert_eq!(from_value::<RunnerState>(value).unwrap(), state);

@@ -2,14 +2,15 @@
 //!
 //! | listener | request | answer |
 //! |---|---|---|
-//! | plain | `GET /ready` | 200 or 503 |
+//! | plain | `GET /ready` | 200 as soon as the VM is ready, or 503 after a moment |
 //! | plain | `GET /metrics` | text |
 //! | orders | `PUT /v1/orders` with an order | its outcome, within the order's deadline |
-//! | orders | `GET /v1/state?known=REVISION` | the state, as soon as its revision differs |
+//! | orders | `GET /v1/state?epoch=EPOCH&known=REVISION` | the state, as soon as its revision differs; orders of earlier epochs are refused from then on |
 //!
 //! An order that was begun is ended, even when the one who gave it has gone away.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{DefaultBodyLimit, Query, State as Shared, rejection};
@@ -20,6 +21,7 @@ use axum::{Json, Router};
 use host_protocol::{ORDERS_PATH, Order, STATE_PATH, STATE_WAIT};
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
@@ -31,21 +33,55 @@ use crate::state::State;
 
 /// Orders are tiny.
 const BODY_LIMIT: usize = 16 * 1024;
+/// So long a VM may become ready while it is asked: the pod's probe asks every second, and waits two.
+const READY_WAIT: Duration = Duration::from_millis(900);
+/// So many are kept waiting at a time; anybody may ask.
+const READY_PLACES: usize = 8;
 
 /// Facts about readiness with the clock they are measured on.
 #[derive(Debug, Clone)]
 pub(crate) struct Ready {
     origin: Instant,
     facts: Arc<Mutex<Readiness>>,
+    told: Arc<Notify>,
+    /// Places for those who wait.
+    places: Arc<Semaphore>,
 }
 
 impl Ready {
     pub(crate) fn new(needs_port: bool) -> Self {
-        Self { origin: Instant::now(), facts: Arc::new(Mutex::new(Readiness::new(needs_port))) }
+        Self {
+            origin: Instant::now(),
+            facts: Arc::new(Mutex::new(Readiness::new(needs_port))),
+            told: Arc::default(),
+            places: Arc::new(Semaphore::new(READY_PLACES)),
+        }
     }
 
-    /// Reads or changes the facts; the function gets the time.
-    pub(crate) fn with<T>(&self, f: impl FnOnce(&mut Readiness, std::time::Duration) -> T) -> T {
+    /// Adds a fact; the function gets the time.
+    pub(crate) fn tell(&self, fact: impl FnOnce(&mut Readiness, Duration)) {
+        self.with(fact);
+        self.told.notify_waiters();
+    }
+
+    /// Whether the VM serves. A no is held back for a moment, because it may become a yes.
+    async fn soon(&self) -> bool {
+        let waiting = async {
+            let Ok(_place) = self.places.try_acquire() else { return };
+            loop {
+                let told = self.told.notified(); // before the look: nothing is missed
+                if self.with(Readiness::ready) {
+                    return;
+                }
+                told.await;
+            }
+        };
+        let _over = timeout(READY_WAIT, waiting).await;
+        self.with(Readiness::ready)
+    }
+
+    /// Reads the facts; the function gets the time.
+    pub(crate) fn with<T>(&self, f: impl FnOnce(&mut Readiness, Duration) -> T) -> T {
         f(&mut self.facts.lock().unwrap_or_else(PoisonError::into_inner), self.origin.elapsed())
     }
 }
@@ -69,7 +105,7 @@ pub(crate) fn plain(plain: Plain) -> Router {
 }
 
 async fn ready(Shared(plain): Shared<Plain>) -> (StatusCode, &'static str) {
-    if plain.ready.with(Readiness::ready) {
+    if plain.ready.soon().await {
         (StatusCode::OK, "ready\n")
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
@@ -143,6 +179,8 @@ async fn order<G: Guest>(
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Known {
+    /// The caller's leadership.
+    epoch: u64,
     /// The revision that the caller has; without one the answer comes at once.
     known: Option<u64>,
 }
@@ -151,12 +189,13 @@ async fn watch<G: Guest>(
     Shared(orders): Shared<Arc<Orders<G>>>,
     query: Result<Query<Known>, rejection::QueryRejection>,
 ) -> Response {
-    let Query(Known { known }) = match query {
+    let Query(Known { epoch, known }) = match query {
         Ok(query) => query,
         Err(rejected) => {
             return problem(StatusCode::BAD_REQUEST, "malformed_query", &rejected.body_text());
         }
     };
+    orders.executor.fence(epoch);
     let state = match known {
         None => orders.state.get(),
         Some(known) => timeout(STATE_WAIT, orders.state.other_than(known))

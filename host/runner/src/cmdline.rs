@@ -183,13 +183,14 @@ fn memory_device(line: &mut Line, spec: &RunnerSpec) {
     );
 }
 
-/// The kernel's command line. `swiotlb=noforce` gives the guest 64 MiB back that it would reserve otherwise.
+/// The kernel's command line. `swiotlb=noforce` gives the guest 64 MiB back that it would reserve otherwise;
+/// `noreplace-smp` spares it from rewriting its locks for the only CPU that it boots with, and back for the second.
 fn kernel_arguments(spec: &RunnerSpec) -> String {
     let hostname = spec.hostname.split('.').next().unwrap_or_default();
     let mut words = vec![
         "console=ttyS0 reboot=k panic=-1 quiet".to_owned(),
         "root=/dev/vda rw rootfstype=ext4 init=/init".to_owned(),
-        "memhp_default_state=online_movable swiotlb=noforce".to_owned(),
+        "memhp_default_state=online_movable swiotlb=noforce noreplace-smp".to_owned(),
         format!("ip={GUEST_ADDRESS}::{HOST_ADDRESS}:{NETMASK}:{hostname}:eth0:off"),
     ];
     let appended = spec.append_kernel_cmdline.trim();
@@ -203,7 +204,7 @@ fn kernel_arguments(spec: &RunnerSpec) -> String {
 }
 
 /// A locally administered address that follows from the VM, so that it stays over restarts.
-fn mac(uid: &str) -> String {
+pub(crate) fn mac(uid: &str) -> String {
     const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
     const PRIME: u64 = 0x0000_0100_0000_01b3;
     let hash = uid.bytes().fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
@@ -232,7 +233,7 @@ mod tests {
         Machine {
             accel,
             vhost_net: accel == Accel::Kvm,
-            kernel: "/vm/kernel/vmlinuz".into(),
+            kernel: "/vm/kernel/vmlinux".into(),
             root_disk: "/disks/root.qcow2".into(),
             config_disk: "/disks/config.tar".into(),
             qmp_socket: "/run/vm/qmp.sock".into(),

@@ -42,7 +42,7 @@ struct RunArgs {
     #[arg(long, default_value = DISK_IMAGE)]
     image: PathBuf,
     /// Kernel of the guest.
-    #[arg(long, default_value = "/vm/kernel/vmlinuz")]
+    #[arg(long, default_value = "/vm/kernel/vmlinux")]
     kernel: PathBuf,
     /// Folder of certificate, key and CA.
     #[arg(long, default_value = TLS_DIR)]

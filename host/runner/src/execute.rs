@@ -5,8 +5,8 @@
 //!                                     ^ a newer order makes the running one stop at its next look
 //! ```
 //!
-//! - **The one choke point:** QEMU's `requested-size` is never lowered without the guest's consent given
-//!   immediately before; virtio-mem does not refuse, the guest's OOM killer would answer.
+//! - **The one choke point:** QEMU's `requested-size` is never lowered below what the guest has without its
+//!   consent given immediately before; virtio-mem does not refuse, the guest's OOM killer would answer.
 //! - What is plugged is what QEMU shows after the steps, never what was asked.
 //! - Every order ends within [`ORDER_DEADLINE`].
 
@@ -23,18 +23,21 @@ use controller_qmp::{Client, Command, QmpError, QomGet, QueryCpus, SystemPowerdo
 use guest_units::{Bytes, MilliCpu};
 use host_protocol::{
     CpuScaling, Generation, ORDER_DEADLINE, Order, OrderResult, Outcome, Plugged, Resource,
-    RunnerSpec, VmState, What,
+    RunnerSpec, RunnerState, VmState, What,
 };
 use tokio::time::{Instant, timeout_at};
 
 use self::gate::Gate;
 use crate::cmdline::{Accel, Cpus, MEMORY_DEVICE};
-use crate::guest::{Guest, GuestError};
+use crate::guest::{Guest, GuestCpu, GuestError};
 use crate::metrics::{Metrics, OrderLabels};
 use crate::state::State;
 
 /// Steps end this long before the order's deadline, so that the answer still arrives in time.
 const ANSWER_TIME: Duration = Duration::from_millis(500);
+/// Of this time, the last command of a step may take so long, and the look at what was reached until here.
+const LAST_STEP: Duration = Duration::from_millis(200);
+const LAST_LOOK: Duration = Duration::from_millis(400);
 /// One command of QEMU's monitor takes a few milliseconds.
 const COMMAND_LIMIT: Duration = Duration::from_secs(2);
 
@@ -53,6 +56,8 @@ pub(crate) enum StepError {
     },
     #[error("QEMU's {property} is not a number of bytes")]
     NotBytes { property: &'static str },
+    #[error("QEMU does not answer in time")]
+    Late,
 }
 
 /// What does not change while the VM runs.
@@ -64,12 +69,12 @@ pub(crate) struct Layout {
 }
 
 /// What is known about the VM's CPUs.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct CpuFacts {
-    /// The quota that the keeper confirmed last.
-    quota: Option<MilliCpu>,
-    /// The newest order that got its turn and made sense.
-    ordered: Option<(Generation, MilliCpu)>,
+    /// The most that the guest may use: what the keeper confirmed last, and what it may have done since.
+    quota: MilliCpu,
+    /// What a keeper gets when it connects: at first the CPU to boot with, then what the newest order reached.
+    goal: (Generation, MilliCpu),
     /// Under emulation QEMU aborts when more vCPUs were ever created than it has places.
     additions_left: Option<u32>,
 }
@@ -84,6 +89,7 @@ pub(crate) struct Executor<G> {
     gate: Gate,
     cpu_turn: tokio::sync::Mutex<()>,
     memory_turn: tokio::sync::Mutex<()>,
+    look: tokio::sync::Mutex<()>,
     cpu: Mutex<CpuFacts>,
 }
 
@@ -101,7 +107,12 @@ impl<G: Guest> Executor<G> {
         state: State,
         metrics: Metrics,
     ) -> Self {
-        let additions_left = cpu_additions(&layout);
+        let facts = CpuFacts {
+            // With no keeper the guest's kernel has as many CPUs online as it was started with.
+            quota: MilliCpu::from_cpus(layout.spec.cpu_min.whole_up()),
+            goal: (Generation::default(), layout.spec.cpu_boot),
+            additions_left: cpu_additions(&layout),
+        };
         Self {
             layout,
             qmp,
@@ -111,7 +122,8 @@ impl<G: Guest> Executor<G> {
             gate: Gate::default(),
             cpu_turn: tokio::sync::Mutex::default(),
             memory_turn: tokio::sync::Mutex::default(),
-            cpu: Mutex::new(CpuFacts { quota: None, ordered: None, additions_left }),
+            look: tokio::sync::Mutex::default(),
+            cpu: Mutex::new(facts),
         }
     }
 
@@ -119,6 +131,8 @@ impl<G: Guest> Executor<G> {
     pub(crate) async fn perform(&self, order: Order) -> Outcome {
         let started = Instant::now();
         let until = started + ORDER_DEADLINE.saturating_sub(ANSWER_TIME);
+        // Before the gate: whoever fences it and then sees nobody busy knows that no older order runs.
+        let running = self.state.busy();
         let result = match self.gate.admit(order) {
             Ok(()) => {
                 self.state.change(|state| state.newest = state.newest.max(order.generation));
@@ -126,22 +140,35 @@ impl<G: Guest> Executor<G> {
             }
             Err(newest) => OrderResult::Stale { newest },
         };
+        drop(running);
         self.metrics.order(
             OrderLabels { resource: label(order.what.resource()), result: result.label() },
             started.elapsed(),
         );
-        Outcome { plugged: self.state.get().plugged, result }
+        let RunnerState { revision, plugged, .. } = self.state.get();
+        Outcome { revision, plugged, result }
     }
 
-    /// Applies the CPU of the newest order, or the one to boot with: whenever a keeper connects, it may be
-    /// a new one that knows of no quota.
+    /// Refuses the orders of earlier epochs from now on.
+    pub(crate) fn fence(&self, epoch: u64) {
+        self.gate.fence(epoch);
+    }
+
+    /// Gives the guest the CPU that it should have: a keeper that connects may be a new one that knows of no
+    /// quota.
     pub(crate) async fn restore_cpu(&self) -> OrderResult {
         let _turn = self.cpu_turn.lock().await;
-        let (generation, cpu) =
-            self.cpu().ordered.unwrap_or((Generation::default(), self.layout.spec.cpu_boot));
+        let (generation, cpu) = self.cpu().goal;
         let order = Order { generation, what: What::SetCpu(cpu) };
         let until = Instant::now() + ORDER_DEADLINE;
         self.logged(order, until).await
+    }
+
+    /// Whether the guest has the CPU that it should have. While an order sees to it, it has.
+    pub(crate) fn has_cpu(&self, said: GuestCpu) -> bool {
+        let (_, cpu) = self.cpu().goal;
+        let running = self.cpu_turn.try_lock().is_err();
+        running || said == GuestCpu { online: cpu.whole_up(), quota: cpu }
     }
 
     /// Presses the power button, and tells the keeper if it listens. Either is enough for the guest.
@@ -157,18 +184,13 @@ impl<G: Guest> Executor<G> {
 
     /// Looks at QEMU and makes what it shows known.
     pub(crate) async fn observe(&self) -> Result<Plugged, StepError> {
+        let _turn = self.look.lock().await; // what was seen first must not be made known last
         let cpus = self.command(&QueryCpus {}).await?;
         let vcpus = u32::try_from(cpus.len()).unwrap_or(u32::MAX);
         let memory = self.layout.spec.memory_min.saturating_add(self.memory_plugged().await?);
-        let facts = self.cpu();
-        let (quota, additions_left) = (facts.quota, facts.additions_left);
-        drop(facts);
-        // Before the keeper has spoken: what the guest's kernel may use at most.
-        let before = match self.layout.spec.cpu_scaling {
-            CpuScaling::QmpScaling => MilliCpu(u32::MAX),
-            CpuScaling::SysfsScaling => MilliCpu::from_cpus(self.layout.spec.cpu_min.whole_up()),
-        };
-        let cpu = MilliCpu::from_cpus(vcpus).min(quota.unwrap_or(before));
+        let CpuFacts { quota, goal: (_, goal), additions_left } = *self.cpu();
+        // While the VM boots the goal is still to come, without any further order.
+        let cpu = MilliCpu::from_cpus(vcpus).min(quota).max(goal);
         let plugged = Plugged { vcpus, cpu, memory };
         self.state.change(|state| {
             state.plugged = plugged;
@@ -210,15 +232,7 @@ impl<G: Guest> Executor<G> {
             to,
             "plug started"
         );
-        let ended = match order.what {
-            What::SetCpu(cpu) => cpu::set(self, order, cpu, until).await,
-            What::SetMemory(total) => memory::set(self, order, total, until).await,
-            What::PowerDown => Ok(self.power_down().await),
-        };
-        let after = self.observe().await.unwrap_or_else(|err| {
-            tracing::warn!(vm, namespace, error = %reason(&err), "cannot look at QEMU");
-            self.state.get().plugged
-        });
+        let (ended, after) = self.in_time(order, until).await;
         let result = ended.unwrap_or_else(|err| {
             let reason = reason(&err);
             if after == before {
@@ -241,6 +255,29 @@ impl<G: Guest> Executor<G> {
             "plug done"
         );
         result
+    }
+
+    /// The steps and a last look at QEMU. A QEMU that does not answer takes no more time than there is.
+    async fn in_time(
+        &self,
+        order: Order,
+        until: Instant,
+    ) -> (Result<OrderResult, StepError>, Plugged) {
+        let steps = async {
+            match order.what {
+                What::SetCpu(cpu) => cpu::set(self, order, cpu, until).await,
+                What::SetMemory(total) => memory::set(self, order, total, until).await,
+                What::PowerDown => Ok(self.power_down().await),
+            }
+        };
+        let late = Err(StepError::Late);
+        let ended = timeout_at(until + LAST_STEP, steps).await.unwrap_or(late);
+        let look = timeout_at(until + LAST_LOOK, self.observe()).await;
+        let after = look.unwrap_or(Err(StepError::Late)).unwrap_or_else(|err| {
+            tracing::warn!(error = %reason(&err), "cannot look at QEMU");
+            self.state.get().plugged
+        });
+        (ended, after)
     }
 
     async fn command<C: Command>(&self, command: &C) -> Result<C::Answer, QmpError> {

@@ -4,7 +4,7 @@
 //! that lives as long as the VM needs a privilege:
 //!
 //! 1. a persistent tap device that belongs to the user of the main container, with the pod's end of the
-//!    network to the guest on it;
+//!    network to the guest on it, and the guest's link address known;
 //! 2. forwarding for the pod's interface and the tap. `/proc/sys` is read-only in a pod, but the same
 //!    settings exist per device over rtnetlink, where NET_ADMIN over the pod's own network is enough;
 //! 3. packet rules: the VM's ports lead to the guest, and the guest leaves with the pod's address.
@@ -19,9 +19,10 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use host_protocol::{HOST_ADDRESS, RUNNER_UID, RunnerSpec, TAP_NAME};
+use host_protocol::{GUEST_ADDRESS, HOST_ADDRESS, RUNNER_UID, RunnerSpec, TAP_NAME};
 
 use self::netlink::Setting;
+use crate::cmdline::mac;
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +44,12 @@ pub(crate) enum NetError {
 /// Prepares the network of the VM's pod.
 pub(crate) fn prepare(spec: &RunnerSpec) -> Result<(), NetError> {
     let outside = route::default_interface(&read("/proc/net/route")?).ok_or(NetError::NoRoute)?;
-    make_tap()?;
+    if PathBuf::from(format!("/sys/class/net/{TAP_NAME}")).exists() {
+        ip(&format!("tuntap del dev {TAP_NAME} mode tap"))?; // of an init container that was cut off
+    }
+    for command in tap_commands(&mac(&spec.uid)) {
+        ip(&command)?;
+    }
     forward(&outside, &[Setting::Forwarding])?;
     forward(TAP_NAME, &[Setting::Forwarding, Setting::RouteLocalnet])?;
     let rules = rules::ruleset(&outside, &spec.ports);
@@ -52,15 +58,15 @@ pub(crate) fn prepare(spec: &RunnerSpec) -> Result<(), NetError> {
     Ok(())
 }
 
-fn make_tap() -> Result<(), NetError> {
-    let owner = RUNNER_UID.to_string();
-    let address = format!("{HOST_ADDRESS}/30");
-    if PathBuf::from(format!("/sys/class/net/{TAP_NAME}")).exists() {
-        ip(&["tuntap", "del", "dev", TAP_NAME, "mode", "tap"])?; // of an init container that was cut off
-    }
-    ip(&["tuntap", "add", "dev", TAP_NAME, "mode", "tap", "vnet_hdr", "user", &owner])?;
-    ip(&["address", "add", &address, "dev", TAP_NAME])?;
-    ip(&["link", "set", "dev", TAP_NAME, "up"])
+/// What `ip` is told to make the tap. The guest's address is known from the start: without a question for it
+/// the first packet to the guest leaves at once, and not a second later.
+fn tap_commands(mac: &str) -> [String; 4] {
+    [
+        format!("tuntap add dev {TAP_NAME} mode tap vnet_hdr user {RUNNER_UID}"),
+        format!("address add {HOST_ADDRESS}/30 dev {TAP_NAME}"),
+        format!("link set dev {TAP_NAME} up"),
+        format!("neighbour replace {GUEST_ADDRESS} lladdr {mac} dev {TAP_NAME} nud permanent"),
+    ]
 }
 
 fn forward(device: &str, settings: &[Setting]) -> Result<(), NetError> {
@@ -73,8 +79,8 @@ fn forward(device: &str, settings: &[Setting]) -> Result<(), NetError> {
         .map_err(|source| NetError::Forwarding { device: device.to_owned(), source })
 }
 
-fn ip(args: &[&str]) -> Result<(), NetError> {
-    checked("ip", args, b"")
+fn ip(command: &str) -> Result<(), NetError> {
+    checked("ip", &command.split(' ').collect::<Vec<_>>(), b"")
 }
 
 fn read(path: &str) -> Result<String, NetError> {
@@ -104,4 +110,17 @@ fn checked(program: &'static str, args: &[&str], input: &[u8]) -> Result<(), Net
         status: output.status,
         stderr: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guest_is_known_before_it_runs() {
+        let commands = tap_commands("02:01:02:03:04:05");
+        let neighbour = "169.254.254.254 lladdr 02:01:02:03:04:05 dev tap0 nud permanent";
+        assert_eq!(commands[3], format!("neighbour replace {neighbour}"));
+        assert_eq!(commands[2], "link set dev tap0 up", "a device that is down has no neighbours");
+    }
 }

@@ -50,8 +50,8 @@ const COMMAND_LIMIT: Duration = Duration::from_secs(5);
 /// Between two presses of the power button.
 const BUTTON_EVERY: Duration = Duration::from_secs(5);
 /// Between two tries to reach a port of the guest, and for each of them.
-const PORT_LOOK: Duration = Duration::from_millis(250);
-const PORT_LIMIT: Duration = Duration::from_secs(1);
+const PORT_LOOK: Duration = Duration::from_millis(100);
+const PORT_LIMIT: Duration = Duration::from_millis(300);
 /// For tasks to end after QEMU has.
 const DRAIN: Duration = Duration::from_secs(1);
 
@@ -325,7 +325,7 @@ async fn find_open_port(spec: RunnerSpec, ready: Ready) {
     while ready.with(|facts, _| facts.wants_port()) {
         for address in &addresses {
             if let Ok(Ok(_)) = timeout(PORT_LIMIT, TcpStream::connect(address)).await {
-                ready.with(Readiness::port_opened);
+                ready.tell(Readiness::port_opened);
                 tracing::info!(port = address.port(), "the guest serves");
                 return;
             }

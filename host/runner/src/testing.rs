@@ -1,7 +1,24 @@
-//! A VM for tests.
+//! A VM and a QEMU for tests.
 
+use std::time::Duration;
+
+use controller_qmp::Client;
 use guest_units::{Bytes, MilliCpu};
 use host_protocol::{CpuScaling, GuestPort, RunnerSpec, Transport};
+use tokio::io::AsyncWriteExt;
+use tokio_util::task::TaskTracker;
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// A monitor that answers nothing, for tests that are not about QEMU: every command ends at once.
+pub(crate) async fn silent_monitor(tasks: &TaskTracker) -> Client {
+    let (ours, mut theirs) = tokio::io::duplex(4096);
+    theirs.write_all(b"{\"QMP\": {}}\n{\"return\": {}, \"id\": 0}\n").await.unwrap();
+    let (client, driver) = Client::over(ours, LIMIT).await.unwrap();
+    drop(theirs);
+    tasks.spawn(async move { driver.run().await.is_ok() });
+    client
+}
 
 /// A VM of 250m to 3 CPUs and 1 to 4 GiB that scales in the guest.
 pub(crate) fn spec() -> RunnerSpec {

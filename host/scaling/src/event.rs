@@ -3,7 +3,6 @@
 use guest_units::{Bytes, Size};
 
 use crate::action::Action;
-use crate::policy::Policy;
 
 /// The range a VM may be scaled in, and the step of its memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +40,6 @@ pub struct Sample {
 pub enum Event {
     /// The bounds changed.
     Limits(Limits),
-    /// The configuration changed.
-    Policy(Policy),
     /// The VM object was seen.
     Vm(VmView),
     /// The guest measured.

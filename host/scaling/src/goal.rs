@@ -8,11 +8,9 @@
 //!   then the bounds, then: without a live guest no shrink; a veto binds even above the maximum
 //! ```
 
-use serde::{Serialize, Serializer};
-
 /// The rule that decided about one resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Rule {
+pub(crate) enum Rule {
     /// The demand fits the size.
     Stay,
     /// Demand and reserve are above the size.
@@ -35,8 +33,7 @@ pub enum Rule {
 
 impl Rule {
     /// Fixed text for records, logs and metric labels.
-    #[must_use]
-    pub fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Stay => "stay",
             Self::Grow => "grow",
@@ -48,12 +45,6 @@ impl Rule {
             Self::Maximum => "maximum",
             Self::Veto => "veto",
         }
-    }
-}
-
-impl Serialize for Rule {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.label())
     }
 }
 

@@ -10,7 +10,6 @@
 use guest_units::{Moment, Size};
 
 use crate::event::Sample;
-use crate::peak::after;
 use crate::policy::{Headroom, Retries};
 
 #[derive(Debug, Clone, Copy)]
@@ -62,7 +61,7 @@ impl Guest {
 
     /// Connected and heard lately.
     pub(crate) fn live(&self, now: Moment, numbers: &Headroom) -> bool {
-        self.connected && self.last.is_some_and(|(_, at)| after(at, numbers.silence) > now)
+        self.connected && self.last.is_some_and(|(_, at)| at + numbers.silence > now)
     }
 
     pub(crate) fn heard_since(&self) -> Option<Moment> {
@@ -113,7 +112,7 @@ impl Guest {
     pub(crate) fn fine(&mut self, generation: u64, now: Moment, retries: &Retries) -> bool {
         let Some(to) = self.question(generation) else { return false };
         self.busy = None;
-        self.agreed = Some(Until { size: to, until: after(now, retries.agreement_valid) });
+        self.agreed = Some(Until { size: to, until: now + retries.agreement_valid });
         true
     }
 
@@ -129,8 +128,8 @@ impl Guest {
             return false;
         }
         self.busy = None;
-        self.veto = Some(Until { size: least, until: after(now, retries.veto_valid) });
-        self.not_before = Some(after(now, retries.veto_pause));
+        self.veto = Some(Until { size: least, until: now + retries.veto_valid });
+        self.not_before = Some(now + retries.veto_pause);
         true
     }
 
@@ -150,7 +149,7 @@ impl Guest {
                 if asked == generation);
         if ours {
             self.busy = None;
-            self.not_before = Some(after(now, retries.guest_failed));
+            self.not_before = Some(now + retries.guest_failed);
         }
         ours
     }

@@ -33,6 +33,5 @@ mod vm;
 pub use action::{Action, Actions, Why};
 pub use decision::{Alternative, Decision, Inputs, Outcome};
 pub use event::{Event, Limits, Sample, VmView};
-pub use goal::Rule;
 pub use policy::{Headroom, Policy, Retries};
 pub use scaler::{Overview, Scaler};

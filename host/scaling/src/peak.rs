@@ -18,7 +18,7 @@ pub(crate) struct Peak {
 impl Peak {
     /// Records `value`; forgets what is older than `span`.
     pub(crate) fn push(&mut self, value: u64, now: Moment, span: Duration) {
-        while self.entries.front().is_some_and(|(at, _)| after(*at, span) <= now) {
+        while self.entries.front().is_some_and(|(at, _)| *at + span <= now) {
             self.entries.pop_front();
         }
         while self.entries.back().is_some_and(|(_, older)| *older <= value) {
@@ -29,16 +29,8 @@ impl Peak {
 
     /// The largest value within `span` before `now`, and when it leaves the window.
     pub(crate) fn largest(&self, now: Moment, span: Duration) -> Option<(u64, Moment)> {
-        self.entries
-            .iter()
-            .map(|(at, value)| (*value, after(*at, span)))
-            .find(|(_, until)| *until > now)
+        self.entries.iter().map(|(at, value)| (*value, *at + span)).find(|(_, until)| *until > now)
     }
-}
-
-/// `at` plus a span, without overflow.
-pub(crate) fn after(at: Moment, span: Duration) -> Moment {
-    Moment(at.0.saturating_add(span))
 }
 
 #[cfg(test)]

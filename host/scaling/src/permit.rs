@@ -5,12 +5,11 @@
 //!                                                 |----failed---> pause --> idle
 //! ```
 //! A denied wish is repeated after a pause; meanwhile what is held is still stated, and what is gone is
-//! still returned.
+//! still returned. A wish to grow that failed is repeated soon, everything else after a longer pause.
 
 use guest_units::{Moment, Size};
 
 use crate::action::{Action, Why};
-use crate::peak::after;
 use crate::policy::Retries;
 
 #[derive(Debug, Clone, Copy)]
@@ -48,14 +47,19 @@ pub(crate) struct Permit {
     asking: Option<Asking>,
     /// Growth is not asked for before this.
     grow_not_before: Option<Moment>,
-    /// Nothing is asked before this.
+    /// Nothing else is asked before this.
     not_before: Option<Moment>,
+    /// Failures in a row.
+    failures: u32,
     /// `None`: state at once.
     statement_at: Option<Moment>,
     /// The answer's approval must still be written.
     unwritten: bool,
-    /// An approval may have been issued that never arrived: the next one supersedes it in the object.
-    lost: bool,
+    /// Newest request whose approval may have been issued without arriving here: a later one must supersede it
+    /// in the object. At first whatever a predecessor asked.
+    lost: u64,
+    /// Newest answer whose approval was written.
+    written: Option<u64>,
 }
 
 impl Permit {
@@ -66,6 +70,11 @@ impl Permit {
     /// The scheduler has answered since this brain was made.
     pub(crate) fn answered(&self) -> bool {
         self.answered.is_some()
+    }
+
+    /// The answer that `size` came with.
+    pub(crate) fn generation(&self) -> Option<u64> {
+        self.answered
     }
 
     /// What a patch may use now: a request that gives something back binds already.
@@ -88,7 +97,7 @@ impl Permit {
 
     pub(crate) fn started(&mut self, generation: u64, want: Size, now: Moment, retries: &Retries) {
         self.asking = Some(Asking { generation, want });
-        self.statement_at = Some(after(now, retries.permit_every));
+        self.statement_at = Some(now + retries.permit_every);
     }
 
     pub(crate) fn answer(
@@ -102,21 +111,21 @@ impl Permit {
         let Some(asking) = self.asking.filter(|asking| asking.generation == generation) else {
             return Answer::Stale;
         };
-        self.asking = None;
         if !permit.fits_in(asking.want) || !held.fits_in(permit) {
-            self.lost = true;
-            self.not_before = Some(after(now, retries.permit_failed));
+            self.fail(generation, now, retries);
             return Answer::Invalid;
         }
+        self.asking = None;
         let before = self.size.replace(permit);
         self.answered = Some(generation);
         self.not_before = None;
-        self.unwritten |= self.lost || approved != Some(permit);
+        self.failures = 0;
+        self.unwritten |= self.written <= Some(self.lost) || approved != Some(permit);
         if permit == asking.want {
             self.grow_not_before = None;
             return Answer::Granted;
         }
-        self.grow_not_before = Some(after(now, retries.permit_denied));
+        self.grow_not_before = Some(now + retries.permit_denied);
         if before.is_some_and(|before| permit.fits_in(before)) {
             Answer::Denied
         } else {
@@ -129,17 +138,27 @@ impl Permit {
         if self.asking.is_none_or(|asking| asking.generation != generation) {
             return false;
         }
-        self.asking = None;
-        self.lost = true;
-        self.not_before = Some(after(now, retries.permit_failed));
+        self.fail(generation, now, retries);
         true
+    }
+
+    fn fail(&mut self, generation: u64, now: Moment, retries: &Retries) {
+        self.asking = None;
+        self.lost = generation;
+        // Whatever was stated was not heard: it is due again.
+        self.statement_at = None;
+        self.not_before = Some(now + retries.permit_failed);
+        let doubled = retries.growth_failed.saturating_mul(1 << self.failures.min(16));
+        let pause = doubled.min(retries.growth_failed_longest);
+        self.grow_not_before = self.grow_not_before.max(Some(now + pause));
+        self.failures = self.failures.saturating_add(1);
     }
 
     /// The approval of this answer is in the object.
     pub(crate) fn written(&mut self, generation: u64) {
         if self.answered == Some(generation) {
             self.unwritten = false;
-            self.lost = false;
+            self.written = Some(generation);
         }
     }
 
@@ -152,7 +171,7 @@ impl Permit {
         now: Moment,
     ) -> Option<(Action, Why)> {
         let passed = |at: Option<Moment>| at.is_none_or(|at| at <= now);
-        if self.asking.is_some() || !passed(self.not_before) {
+        if self.asking.is_some() {
             return None;
         }
         let may_grow = passed(self.grow_not_before);
@@ -163,6 +182,9 @@ impl Permit {
         let permit = self.size.unwrap_or(held);
         if may_grow && !full.fits_in(permit) {
             return ask(full, Why::Grow);
+        }
+        if !passed(self.not_before) {
+            return None;
         }
         let kept = full.min(permit).max(held);
         if gone && self.answered() && kept != permit {

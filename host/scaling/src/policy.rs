@@ -55,8 +55,12 @@ impl Default for Headroom {
 /// Pauses after failures and refusals, and how long answers hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retries {
-    /// After a permit request that failed.
+    /// After a permit request that failed, as long as nothing more is wanted.
     pub permit_failed: Duration,
+    /// After the first failed request while growth is wanted; doubled with each further failure.
+    pub growth_failed: Duration,
+    /// Up to this.
+    pub growth_failed_longest: Duration,
     /// After a permit that was less than wanted.
     pub permit_denied: Duration,
     /// The scheduler hears from every VM at least this often.
@@ -81,6 +85,8 @@ impl Default for Retries {
     fn default() -> Self {
         Self {
             permit_failed: Duration::from_secs(3),
+            growth_failed: Duration::from_millis(250),
+            growth_failed_longest: Duration::from_secs(2),
             permit_denied: Duration::from_secs(2),
             permit_every: Duration::from_secs(15),
             patch_failed: Duration::from_secs(5),

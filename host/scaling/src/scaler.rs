@@ -11,7 +11,7 @@ use crate::decision::{Decision, Outcome, Ring, bounded_reason};
 use crate::event::{Event, Limits, Sample};
 use crate::goal::{need, round_up};
 use crate::guest::Guest;
-use crate::peak::{Peak, after};
+use crate::peak::Peak;
 use crate::permit::{Answer, Permit, Wanted};
 use crate::policy::Policy;
 use crate::vm::Vm;
@@ -65,7 +65,6 @@ impl Scaler {
         let retries = self.policy.retries;
         match event {
             Event::Limits(limits) => self.limits = limits,
-            Event::Policy(policy) => self.policy = policy,
             Event::Vm(view) => {
                 self.vm.seen(view, now);
                 self.permit.seen(view.approved);
@@ -148,6 +147,12 @@ impl Scaler {
     /// The last decisions, oldest first.
     pub fn decisions(&self) -> impl Iterator<Item = &Decision> {
         self.ring.iter()
+    }
+
+    /// Of the answer whose permit holds: its approval is the one that patches will name.
+    #[must_use]
+    pub fn permit_generation(&self) -> Option<u64> {
+        self.permit.generation()
     }
 
     /// What a list of VMs shows; `None` until the VM object was seen.
@@ -364,7 +369,7 @@ impl Scaler {
 
     fn wake_at(&self, now: Moment) -> Option<Moment> {
         let Policy { headroom, retries } = &self.policy;
-        let spell = |span| self.guest.heard_since().map(|at| after(at, span));
+        let spell = |span| self.guest.heard_since().map(|at| at + span);
         let peaks = [
             self.cpu_peak.largest(now, headroom.cpu_calm).map(|(_, until)| until),
             self.memory_peak.largest(now, headroom.memory_calm).map(|(_, until)| until),

@@ -3,7 +3,6 @@
 use guest_units::{Moment, Size};
 
 use crate::event::VmView;
-use crate::peak::after;
 use crate::policy::{Headroom, Retries};
 
 #[derive(Debug, Clone, Copy)]
@@ -52,7 +51,7 @@ impl Vm {
 
     /// Nothing was plugged or unplugged for a while.
     pub(crate) fn quiet(&self, now: Moment, retries: &Retries) -> bool {
-        self.plugged_changed_at.is_none_or(|at| after(at, retries.return_settle) <= now)
+        self.plugged_changed_at.is_none_or(|at| at + retries.return_settle <= now)
     }
 
     /// The last step down of CPU and memory is complete, or took too long to wait for, and the pause is over.
@@ -61,7 +60,7 @@ impl Vm {
         let settled = |step: Option<Moment>, complete: bool| {
             step.is_none_or(|at| {
                 let pauses = if complete { 1 } else { 4 };
-                after(at, numbers.step_pause.saturating_mul(pauses)) <= now
+                at + numbers.step_pause.saturating_mul(pauses) <= now
             })
         };
         (
@@ -117,7 +116,7 @@ impl Vm {
         self.patching = None;
         self.races = if raced && self.races < MAX_RACES { self.races + 1 } else { 0 };
         let pause = if self.races > 0 { retries.patch_raced } else { retries.patch_failed };
-        self.not_before = Some(after(now, pause));
+        self.not_before = Some(now + pause);
         true
     }
 
@@ -126,11 +125,11 @@ impl Vm {
         let late = pause.saturating_mul(4);
         [
             self.not_before,
-            self.plugged_changed_at.map(|at| after(at, retries.return_settle)),
-            self.cpu_step_at.map(|at| after(at, pause)),
-            self.memory_step_at.map(|at| after(at, pause)),
-            self.cpu_step_at.map(|at| after(at, late)),
-            self.memory_step_at.map(|at| after(at, late)),
+            self.plugged_changed_at.map(|at| at + retries.return_settle),
+            self.cpu_step_at.map(|at| at + pause),
+            self.memory_step_at.map(|at| at + pause),
+            self.cpu_step_at.map(|at| at + late),
+            self.memory_step_at.map(|at| at + late),
         ]
     }
 }

@@ -20,6 +20,7 @@ enum Step {
     Connect,
     Max(Size),
     Stale(u64),
+    Restart { lands: bool },
 }
 
 fn any_size() -> impl Strategy<Value = Size> {
@@ -30,20 +31,23 @@ fn behaviour() -> impl Strategy<Value = Behaviour> {
     (
         prop::option::of(any_size()),
         prop::option::of(any_size()),
-        prop::bool::weighted(0.2),
+        (prop::bool::weighted(0.2), any::<bool>()),
         prop::bool::weighted(0.2),
         prop::bool::weighted(0.2),
         prop::option::weighted(0.2, 4u64..32),
     )
-        .prop_map(|(cap, veto, permit_fails, patch_fails, guest_fails, stops)| Behaviour {
-            cap,
-            veto,
-            permit_fails,
-            patch_fails,
-            guest_fails,
-            patch_races: permit_fails,
-            unplug_stops: stops.map(|stops| Bytes(stops << 28)),
-        })
+        .prop_map(
+            |(cap, veto, (permit_fails, permit_lost), patch_fails, guest_fails, stops)| Behaviour {
+                cap,
+                veto,
+                permit_fails,
+                permit_lost,
+                patch_fails,
+                guest_fails,
+                patch_races: permit_fails,
+                unplug_stops: stops.map(|stops| Bytes(stops << 28)),
+            },
+        )
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -56,6 +60,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(Step::Connect),
         1 => (4u32..20, 4u64..32).prop_map(|(cpu, memory)| Step::Max(size(cpu * 250, memory * 256))),
         1 => (0u64..120).prop_map(Step::Stale),
+        2 => any::<bool>().prop_map(|lands| Step::Restart { lands }),
     ]
 }
 
@@ -98,6 +103,7 @@ proptest! {
                 Step::Behave(behaviour) => world.behaviour = behaviour,
                 Step::Disconnect => world.disconnect(),
                 Step::Connect => world.connect(),
+                Step::Restart { lands } => world.restart(lands),
                 Step::Max(max) => world.set_limits(limits(size(250, 1024), max, 256)),
                 // Nothing is in flight: whatever carries an old number is stale.
                 Step::Stale(old) => {
@@ -115,6 +121,7 @@ proptest! {
         let settled = world.view;
         prop_assert_eq!(settled.plugged, settled.spec);
         prop_assert_eq!(settled.approved, Some(settled.spec), "what is gone is returned");
+        prop_assert!(world.approval_is_newest(), "an approval was issued and never superseded");
         let fits = demand.fits_in(settled.spec);
         prop_assert!(fits || settled.spec.cpu == world.limits.max.cpu
             || settled.spec.memory == world.limits.max.memory);
@@ -183,6 +190,60 @@ fn back_at_the_minimum_within_90_seconds_for_six_to_one() {
             assert!(world.now.0 - ended < Duration::from_secs(90), "slot {slot}: {:?}", world.view);
         }
     }
+}
+
+#[test]
+fn an_approval_that_died_with_its_agent_is_superseded() {
+    let mut world = world();
+    world.run(Duration::from_secs(5), Some(size(100, 300)));
+    world.event(Event::Asked(size(2000, 4096)));
+    world.restart(false);
+    world.run(Duration::from_secs(2), Some(size(100, 300)));
+    assert_eq!(world.view.approved, Some(size(250, 1024)));
+    assert!(world.approval_is_newest(), "the larger one still counts as promised");
+}
+
+#[test]
+fn an_older_answer_does_not_supersede_a_lost_one() {
+    let mut world = world();
+    world.sample(size(2000, 300));
+    // The first answer is being written while the next one gets lost.
+    world.behaviour = Behaviour { permit_fails: true, permit_lost: true, ..Behaviour::default() };
+    world.until(Moment(Duration::from_millis(25)));
+    assert!(!world.approval_is_newest());
+    world.behaviour = Behaviour::default();
+    world.set_limits(limits(size(250, 1024), size(250, 1024), 256));
+    world.run(Duration::from_secs(20), Some(size(100, 300)));
+    assert!(world.approval_is_newest(), "{:?}", world.view);
+}
+
+#[test]
+fn a_wish_to_grow_is_heard_soon_after_the_scheduler_is_back() {
+    let mut world = world();
+    world.run(Duration::from_secs(5), Some(size(100, 300)));
+    world.behaviour.permit_fails = true;
+    world.sample(size(2000, 300));
+    for outage in [300, 700, 30_000] {
+        let start = world.now;
+        world.until(start + Duration::from_millis(outage));
+        let asked = world.log.iter().filter(|(at, _, why)| *at >= start && *why == Why::Grow);
+        assert!(asked.count() as u64 <= 4 + outage / 2000, "not a flood");
+    }
+    world.behaviour.permit_fails = false;
+    world.run(Duration::from_millis(2100), Some(size(2000, 300)));
+    assert_eq!(world.view.approved, Some(size(2500, 1024)));
+}
+
+#[test]
+fn a_statement_that_failed_is_repeated() {
+    let mut world = world();
+    world.run(Duration::from_secs(14), Some(size(100, 300)));
+    world.behaviour.permit_fails = true;
+    world.run(Duration::from_secs(2), Some(size(100, 300)));
+    world.behaviour.permit_fails = false;
+    let before = world.log.len();
+    world.run(Duration::from_secs(3), Some(size(100, 300)));
+    assert!(world.log[before..].iter().any(|(_, _, why)| *why == Why::Statement));
 }
 
 #[test]

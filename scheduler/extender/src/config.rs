@@ -164,13 +164,8 @@ impl Problems {
             self.0.push("schedulerName: must not be empty".to_owned());
         }
         let call_limit = self.seconds("k8sCRUDTimeoutSeconds", call_limit_seconds)?;
-        let scoring = Scoring {
-            empty: min_usage_score,
-            full: max_usage_score,
-            peak: score_peak,
-            randomize,
-            seed: 0,
-        };
+        let scoring =
+            Scoring { empty: min_usage_score, full: max_usage_score, peak: score_peak, randomize };
         let settings = Settings { scoring, ..Settings::default() };
         (self.0.len() == before).then_some(Policy {
             watermark,

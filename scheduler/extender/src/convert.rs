@@ -1,19 +1,18 @@
 //! Objects of Kubernetes, reduced to what the ledger needs.
 
 use controller_api::{VirtualMachine, annotations, names};
-use guest_units::Size;
+use guest_units::MilliCpu;
 use k8s_openapi::api::core::v1::{Container, Node, Pod, PodStatus, ResourceRequirements};
 use scheduler_ledger::{
-    Amount, ContainerNeeds, DEFAULT_OVERHEAD, InitNeeds, NodeFacts, Pending, PodFacts, PodKind,
-    PodShape, Price, RunnerFacts, VmFacts,
+    Amount, ContainerNeeds, InitNeeds, NodeFacts, Pending, PodFacts, PodKind, PodShape, Price,
+    RunnerFacts, VmFacts,
 };
 use scheduler_protocol::extender::{ContainerView, PodView, Quantities};
+use serde::Deserialize;
 
 use crate::quantity;
 use crate::sign::Signer;
 
-/// On a runner pod: what QEMU and the runner take beside the guest, Resources JSON.
-const ANNOTATION_OVERHEAD: &str = "internal.neon.tech/overhead";
 const VM_KIND: &str = "VirtualMachine";
 const SIDECAR: &str = "Always";
 
@@ -45,6 +44,7 @@ pub(crate) fn pod(pod: &Pod) -> Option<PodFacts> {
         name: metadata.name.clone()?,
         node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         finished: matches!(phase, Some("Succeeded" | "Failed")),
+        version: metadata.resource_version.as_deref().and_then(|it| it.parse().ok()).unwrap_or(0),
         kind,
     })
 }
@@ -55,7 +55,8 @@ fn runner(pod: &Pod, shape: &PodShape, main: usize, vm_uid: String) -> RunnerFac
     let generation = unsigned(pod.metadata.generation);
     // A kubelet that does not tell is taken at its word.
     let observed = pod.status.as_ref().and_then(|status| status.observed_generation);
-    let overhead = pod.metadata.annotations.as_ref().and_then(|all| all.get(ANNOTATION_OVERHEAD));
+    let overcommit =
+        pod.metadata.annotations.as_ref().and_then(|all| all.get(names::ANNOTATION_OVERCOMMIT));
     RunnerFacts {
         vm_uid,
         spec: needs.spec,
@@ -65,9 +66,26 @@ fn runner(pod: &Pod, shape: &PodShape, main: usize, vm_uid: String) -> RunnerFac
         generation,
         observed: observed.map_or(generation, |observed| unsigned(Some(observed))),
         pending: pod.status.as_ref().and_then(|status| pending(status, generation)),
-        overhead: overhead
-            .and_then(|text| serde_json::from_str::<Size>(text).ok())
-            .map(Amount::from),
+        price: price(overcommit.map(String::as_str)),
+    }
+}
+
+/// The divisors of a runner pod's cost, as the operator wrote them when it made the pod.
+#[derive(Deserialize, Default)]
+struct Overcommit {
+    cpu: Option<MilliCpu>,
+    memory: Option<MilliCpu>,
+}
+
+/// What a size costs in a runner pod. Without readable divisors it costs all of itself.
+fn price(overcommit: Option<&str>) -> Price {
+    let Overcommit { cpu, memory } =
+        overcommit.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let thousandths = |divisor: Option<MilliCpu>| divisor.map_or(1000, |it| it.0.max(1));
+    Price {
+        cpu_overcommit_thousandths: thousandths(cpu),
+        memory_overcommit_thousandths: thousandths(memory),
+        ..Price::default()
     }
 }
 
@@ -150,7 +168,8 @@ pub(crate) fn pod_view(view: &PodView<'_>) -> PodFacts {
     };
     let owner = metadata.owner_references.iter().find(|owner| owner.kind == VM_KIND);
     let main = spec.containers.iter().position(|it| it.name == names::RUNNER_CONTAINER);
-    let overhead = metadata.annotations.as_ref().and_then(|all| all.get(ANNOTATION_OVERHEAD));
+    let overcommit =
+        metadata.annotations.as_ref().and_then(|all| all.get(names::ANNOTATION_OVERCOMMIT));
     let kind = match (owner, main) {
         (Some(owner), Some(main)) => {
             let (beside, init_peak) = shape.around(main);
@@ -163,9 +182,7 @@ pub(crate) fn pod_view(view: &PodView<'_>) -> PodFacts {
                 generation: 0,
                 observed: 0,
                 pending: None,
-                overhead: overhead
-                    .and_then(|text| serde_json::from_str::<Size>(text).ok())
-                    .map(Amount::from),
+                price: price(overcommit.map(std::borrow::Cow::as_ref)),
             })
         }
         _ => PodKind::Ordinary { requests: shape.requests() },
@@ -176,6 +193,7 @@ pub(crate) fn pod_view(view: &PodView<'_>) -> PodFacts {
         name: metadata.name.clone().into_owned(),
         node: None,
         finished: false,
+        version: 0,
         kind,
     }
 }
@@ -188,14 +206,7 @@ fn view_amount(quantities: Option<&Quantities<'_>>) -> Amount {
 }
 
 pub(crate) fn vm(vm: &VirtualMachine, scheduler_name: &str, signer: &Signer) -> Option<VmFacts> {
-    let spec = &vm.spec;
-    let (cpu_overcommit_thousandths, memory_overcommit_thousandths) = spec.overcommit_thousandths();
-    let price = Price {
-        cpu_overcommit_thousandths,
-        memory_overcommit_thousandths,
-        overhead: DEFAULT_OVERHEAD,
-        floor: requests(spec.pod_resources.as_ref()),
-    };
+    let (spec, status) = (&vm.spec, vm.status.as_ref());
     // Agents serve the VMs of this scheduler only: for all others the extender approves.
     let ours = spec.scheduler_name.as_deref() == Some(scheduler_name);
     Some(VmFacts {
@@ -206,11 +217,12 @@ pub(crate) fn vm(vm: &VirtualMachine, scheduler_name: &str, signer: &Signer) -> 
         max: spec.max_size(),
         wanted: spec.use_size(),
         slot: spec.guest.memory_slot_size,
-        price,
+        floor: requests(spec.pod_resources.as_ref()),
         autoscaled: ours && annotations::is_autoscaled(vm),
         visible: signer.visible(vm),
-        plugged: vm.status.as_ref().and_then(|status| status.plugged()),
-        pod_name: vm.status.as_ref().and_then(|status| status.pod_name.clone()),
+        obeyed: status.and_then(|it| it.approval).map(|age| (age.epoch, age.generation)),
+        plugged: status.and_then(|status| status.plugged()),
+        pod_name: status.and_then(|status| status.pod_name.clone()),
         deleting: vm.metadata.deletion_timestamp.is_some(),
     })
 }
@@ -225,7 +237,7 @@ mod tests {
             "metadata": {
                 "name": "pg-x", "namespace": "default", "uid": "p1", "generation": 3,
                 "ownerReferences": [{"apiVersion": "vm.neon.tech/v1", "kind": "VirtualMachine", "name": "pg", "uid": "u1", "controller": true}],
-                "annotations": {"internal.neon.tech/overhead": "{\"vCPUs\":\"200m\",\"mem\":\"128Mi\"}"}
+                "resourceVersion": "4711", "annotations": {"vm.neon.tech/overcommit": "{\"cpu\":\"2.5\"}"}
             },
             "spec": {
                 "nodeName": "n1",
@@ -262,11 +274,36 @@ mod tests {
         assert_eq!((runner.generation, runner.observed), (3, 2));
         assert_eq!(runner.pending, None, "a refusal of an older spec");
         assert_eq!(runner.beside.cpu_millis, 10);
-        assert_eq!(runner.overhead.unwrap().cpu_millis, 200);
+        let Price { cpu_overcommit_thousandths, memory_overcommit_thousandths, .. } = runner.price;
+        assert_eq!((cpu_overcommit_thousandths, memory_overcommit_thousandths), (2500, 1000));
         value["status"]["conditions"][0]["observedGeneration"] = json!(3);
         assert_eq!(facts(&value).pending, Some(Pending::Deferred));
         value["status"]["conditions"][0]["reason"] = json!("Infeasible");
         assert_eq!(facts(&value).pending, Some(Pending::Infeasible));
+    }
+
+    #[test]
+    fn the_overhead_is_nobodys_choice_and_the_price_is_the_pods() {
+        let mut value = runner_json();
+        value["metadata"]["annotations"] =
+            json!({"internal.neon.tech/overhead": "{\"vCPUs\":\"0\",\"mem\":\"0\"}"});
+        assert_eq!(facts(&value).price, Price::default());
+        for nonsense in ["", "{", "{\"cpu\":\"much\"}", "[]"] {
+            assert_eq!(price(Some(nonsense)), Price::default(), "{nonsense}");
+        }
+        assert_eq!(price(Some("{\"cpu\":\"0\"}")).cpu_overcommit_thousandths, 1);
+    }
+
+    #[test]
+    fn the_version_of_a_pod_and_the_obeyed_approval_are_read() {
+        let object: Pod = serde_json::from_value(runner_json()).unwrap();
+        assert_eq!(pod(&object).unwrap().version, 4711);
+        let signer = crate::sign::tests::signer("obeyed");
+        let mut object = crate::sign::tests::vm("u1");
+        assert_eq!(vm(&object, "s", &signer).unwrap().obeyed, None);
+        object.status =
+            serde_json::from_value(json!({"approval": {"epoch": 3, "generation": 7}})).unwrap();
+        assert_eq!(vm(&object, "s", &signer).unwrap().obeyed, Some((3, 7)));
     }
 
     #[test]
@@ -314,7 +351,7 @@ mod tests {
         let facts = vm(&object, "autoscale-scheduler", &signer).unwrap();
         assert_eq!(
             facts.wanted,
-            Size { cpu: guest_units::MilliCpu(1000), memory: guest_units::Bytes::from_gib(2) }
+            guest_units::Size { cpu: MilliCpu(1000), memory: guest_units::Bytes::from_gib(2) }
         );
         assert!(!facts.autoscaled);
         object.metadata.labels =

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
-use crate::effects::Effects;
+use crate::effects::{Effects, ResizeOrder};
 
 /// What the owner of the ledger is told and asked. Whoever asks may have gone when the answer comes.
 pub(crate) enum Command {
@@ -39,11 +39,11 @@ pub(crate) enum Command {
         victims: Vec<(String, Vec<String>)>,
         reply: oneshot::Sender<Result<Vec<String>, NotReady>>,
     },
-    /// Whether the pod may be bound; if so, it counts from now on.
+    /// Whether the pod may be bound, and in which epoch; if so, it counts from now on.
     Bind {
         pod_uid: String,
         node: String,
-        reply: oneshot::Sender<Result<(), Unbound>>,
+        reply: oneshot::Sender<Result<u64, Unbound>>,
     },
     Dump {
         reply: oneshot::Sender<Dump>,
@@ -194,10 +194,11 @@ impl Desk {
                     self.effects.note_requested(vm, want);
                 }
             }
-            Action::Resize { pod, number, requests } => {
-                self.effects.resize(pod, number, requests, why);
+            Action::Resize { pod, version, epoch, number, requests } => {
+                self.effects.resize(ResizeOrder { pod, version, epoch, number, requests }, why);
             }
-            Action::Approve { vm, seal, replaces } => self.effects.approve(vm, seal, replaces, why),
+            Action::Approve { vm, seal } => self.effects.approve(vm, seal, why),
+            Action::LookUp { pod } => self.effects.start_look_up(pod),
             Action::Notice { vm, notice } => self.effects.notice(vm, notice),
         }
     }
@@ -235,12 +236,12 @@ impl Desk {
         }
     }
 
-    fn bind(&mut self, pod_uid: &str, node: &str, now: Moment) -> Result<(), Unbound> {
+    fn bind(&mut self, pod_uid: &str, node: &str, now: Moment) -> Result<u64, Unbound> {
         if !self.ledger.knows_pod(pod_uid) {
             return Err(Unbound::UnknownPod);
         }
-        let placed = self.ledger.may_bind(pod_uid, node).map_err(Unbound::Refused)?;
+        let (placed, epoch) = self.ledger.may_bind(pod_uid, node).map_err(Unbound::Refused)?;
         self.ledger.handle(Event::Placing(placed), now);
-        Ok(())
+        Ok(epoch)
     }
 }

@@ -16,9 +16,10 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
+use crate::convert;
 use crate::core::Core;
 use crate::error::Chain;
-use crate::lease::LeaseState;
+use crate::lease::{self, LeaseState};
 use crate::metrics::Metrics;
 use crate::sign::Signer;
 
@@ -31,6 +32,8 @@ pub(crate) struct Effects {
     pub(crate) recorder: Recorder,
     pub(crate) core: Core,
     pub(crate) tasks: TaskTracker,
+    /// Calls that only the holder of the lease may make: it is not given back before they have ended.
+    pub(crate) fenced: TaskTracker,
     pub(crate) metrics: Metrics,
     /// How long one call may take.
     pub(crate) limit: Duration,
@@ -90,7 +93,32 @@ impl Effects {
         operation: &'static str,
         call: impl Future<Output = Result<T, CallError>>,
     ) -> Result<T, CallError> {
-        let limit = self.limit;
+        self.call_within(self.limit, operation, call).await
+    }
+
+    /// A call that only the holder of the lease may make: it ends before another can hold it.
+    async fn fenced<T>(
+        &self,
+        epoch: u64,
+        operation: &'static str,
+        call: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, CallError> {
+        let call = async {
+            if !self.lease.holds(epoch) {
+                return Err(CallError::OutOfDate("the lease is not held any more"));
+            }
+            call.await
+        };
+        let limit = self.limit.min(lease::MARGIN);
+        self.fenced.track_future(self.call_within(limit, operation, call)).await
+    }
+
+    async fn call_within<T>(
+        &self,
+        limit: Duration,
+        operation: &'static str,
+        call: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, CallError> {
         let result = match timeout(limit, call).await {
             Ok(result) => result,
             Err(_) => Err(CallError::Deadline { limit }),
@@ -101,32 +129,16 @@ impl Effects {
     }
 
     /// Sets the requests of a runner pod's main container.
-    pub(crate) fn resize(&self, pod: ObjectRef, number: u64, requests: Amount, why: Why) {
+    pub(crate) fn resize(&self, order: ResizeOrder, why: Why) {
         let this = self.clone();
         let _task = self.tasks.spawn(async move {
             let started = Instant::now();
-            let api: Api<Pod> = Api::namespaced(this.client.clone(), &pod.namespace);
-            let patch = resize_patch(&pod.uid, requests);
-            let (parameters, patch) = (PatchParams::default(), Patch::Strategic(&patch));
-            let call = async {
-                let sent = api.patch_subresource("resize", &pod.name, &parameters, &patch).await;
-                Ok(sent?)
-            };
-            let result = match this.call("resize", call).await {
-                Ok(answer) => {
-                    let generation = answer.metadata.generation.unwrap_or(0);
-                    ResizeResult::Accepted { generation: u64::try_from(generation).unwrap_or(0) }
-                }
-                Err(err) => {
-                    tracing::warn!(
-                        pod = pod.name, namespace = pod.namespace, error = %Chain(&err), "pod not resized"
-                    );
-                    match err.status() {
-                        Some(403 | 404 | 409 | 422) => ResizeResult::Refused,
-                        _ => ResizeResult::Unknown,
-                    }
-                }
-            };
+            let result = this.send_resize(&order).await;
+            let ResizeOrder { pod, version: _, epoch: _, number, requests } = order;
+            if result == ResizeResult::NotDone {
+                // The ledger decides anew about the pod as it is.
+                this.look_up(&pod).await;
+            }
             tracing::info!(
                 pod = pod.name, namespace = pod.namespace, requests = %requests, why = why.label(),
                 accepted = matches!(result, ResizeResult::Accepted { .. }),
@@ -136,17 +148,37 @@ impl Effects {
         });
     }
 
+    async fn send_resize(&self, order: &ResizeOrder) -> ResizeResult {
+        let ResizeOrder { pod, version, epoch, number: _, requests } = order;
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
+        let patch = resize_patch(&pod.uid, *version, *requests);
+        let (parameters, patch) = (PatchParams::default(), Patch::Strategic(&patch));
+        let call =
+            async { Ok(api.patch_subresource("resize", &pod.name, &parameters, &patch).await?) };
+        let err = match self.fenced(*epoch, "resize", call).await {
+            Ok(answer) => {
+                let generation = answer.metadata.generation.unwrap_or(0);
+                let generation = u64::try_from(generation).unwrap_or(0);
+                return ResizeResult::Accepted { generation };
+            }
+            Err(err) => err,
+        };
+        tracing::warn!(
+            pod = pod.name, namespace = pod.namespace, error = %Chain(&err), "pod not resized"
+        );
+        match (&err, err.status()) {
+            (CallError::OutOfDate(_), _) | (_, Some(409)) => ResizeResult::NotDone,
+            (_, Some(403 | 404 | 422)) => ResizeResult::Refused,
+            _ => ResizeResult::Unknown,
+        }
+    }
+
     /// Signs an approval and writes it on a VM.
-    pub(crate) fn approve(
-        &self,
-        vm: ObjectRef,
-        seal: Seal,
-        replaces: Option<(u64, u64)>,
-        why: Why,
-    ) {
+    pub(crate) fn approve(&self, vm: ObjectRef, seal: Seal, why: Why) {
         let this = self.clone();
         let _task = self.tasks.spawn(async move {
-            let written = this.call("approve", this.write_approval(&vm, seal, replaces)).await;
+            let call = this.write_approval(&vm, seal);
+            let written = this.fenced(seal.epoch, "approve", call).await;
             match &written {
                 Ok(()) => tracing::info!(
                     vm = vm.name, namespace = vm.namespace, generation = seal.generation,
@@ -162,16 +194,12 @@ impl Effects {
         });
     }
 
-    async fn write_approval(
-        &self,
-        vm: &ObjectRef,
-        seal: Seal,
-        replaces: Option<(u64, u64)>,
-    ) -> Result<(), CallError> {
+    async fn write_approval(&self, vm: &ObjectRef, seal: Seal) -> Result<(), CallError> {
         let api: Api<VirtualMachine> = Api::namespaced(self.client.clone(), &vm.namespace);
         let object = api.get(&vm.name).await?;
-        if self.signer.visible(&object).map(|seal| seal.place()) != replaces {
-            return Err(CallError::OutOfDate("the object shows another approval"));
+        // Whatever else is there, such as an older one that was put back, is replaced.
+        if self.signer.visible(&object).is_some_and(|shown| shown.place() >= seal.place()) {
+            return Err(CallError::OutOfDate("the object shows it or a newer one"));
         }
         if !self.lease.holds(seal.epoch) {
             return Err(CallError::OutOfDate("the lease is not held any more"));
@@ -236,7 +264,7 @@ impl Effects {
     }
 
     /// Binds a pod to a node.
-    pub(crate) async fn bind(&self, args: &BindingArgs) -> Result<(), CallError> {
+    pub(crate) async fn bind(&self, args: &BindingArgs, epoch: u64) -> Result<(), CallError> {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &args.pod_namespace);
         let binding = Binding {
             metadata: ObjectMeta {
@@ -259,25 +287,53 @@ impl Effects {
             let _status: Value = posted?;
             Ok(())
         };
-        self.call("bind", call).await
+        self.fenced(epoch, "bind", call).await
     }
 
-    /// Looks a pod up that the watch has not shown yet.
-    pub(crate) async fn look_up(&self, namespace: &str, name: &str) -> Result<Pod, CallError> {
-        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
-        self.call("get_pod", async { Ok(api.get(name).await?) }).await
+    /// Asks the API server for a pod, and tells the ledger. Without an answer it is told nothing, and asks again.
+    pub(crate) async fn look_up(&self, pod: &ObjectRef) {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
+        match self.call("get_pod", async { Ok(api.get_opt(&pod.name).await?) }).await {
+            Ok(found) => {
+                let found = found.as_ref().and_then(convert::pod).filter(|it| it.uid == pod.uid);
+                let _ = self.core.tell(Event::LookedUp { uid: pod.uid.clone(), found }).await;
+            }
+            Err(err) => tracing::warn!(
+                pod = pod.name, namespace = pod.namespace, error = %Chain(&err), "pod not looked up"
+            ),
+        }
     }
+
+    /// The same, beside everything else.
+    pub(crate) fn start_look_up(&self, pod: ObjectRef) {
+        let this = self.clone();
+        let _task = self.tasks.spawn(async move { this.look_up(&pod).await });
+    }
+}
+
+/// A resize that the ledger orders.
+pub(crate) struct ResizeOrder {
+    pub(crate) pod: ObjectRef,
+    pub(crate) version: u64,
+    pub(crate) epoch: u64,
+    pub(crate) number: u64,
+    pub(crate) requests: Amount,
 }
 
 pub(crate) fn millis(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The uid makes the API server refuse a later pod of the same name.
-fn resize_patch(uid: &str, requests: Amount) -> Value {
+/// The uid makes the API server refuse a later pod of the same name, the version a pod that is not as it was when this was
+/// decided.
+fn resize_patch(uid: &str, version: u64, requests: Amount) -> Value {
     let Amount { cpu_millis, memory_bytes } = requests;
+    let mut metadata = json!({ "uid": uid });
+    if version != 0 {
+        metadata["resourceVersion"] = version.to_string().into();
+    }
     json!({
-        "metadata": { "uid": uid },
+        "metadata": metadata,
         "spec": { "containers": [{
             "name": names::RUNNER_CONTAINER,
             "resources": { "requests": {
@@ -321,11 +377,14 @@ mod tests {
 
     #[test]
     fn a_resize_touches_requests_of_the_main_container_only() {
-        let patch =
-            resize_patch("p1", Amount { cpu_millis: 1100, memory_bytes: (1 << 30) + (256 << 20) });
+        let patch = resize_patch(
+            "p1",
+            7,
+            Amount { cpu_millis: 1100, memory_bytes: (1 << 30) + (256 << 20) },
+        );
         assert_eq!(
             patch,
-            json!({"metadata": {"uid": "p1"}, "spec": {"containers": [{"name": "neonvm-runner",
+            json!({"metadata": {"uid": "p1", "resourceVersion": "7"}, "spec": {"containers": [{"name": "neonvm-runner",
                 "resources": {"requests": {"cpu": "1100m", "memory": "1280Mi"}}}]}})
         );
     }

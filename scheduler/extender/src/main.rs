@@ -29,10 +29,11 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
 
 use crate::config::{Args, Config, Subcommand};
 
-/// Exit code of a wrong configuration: EX_USAGE.
+/// What `sysexits.h` calls a wrong use.
 const EX_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
@@ -46,14 +47,15 @@ fn main() -> ExitCode {
     if let Some(Subcommand::Dump) = args.command {
         return admin::print_dump(&args.admin_socket);
     }
-    telemetry();
     let config = match Config::try_from(args) {
         Ok(config) => config,
         Err(problems) => {
-            tracing::error!(%problems, "wrong configuration");
+            eprintln!("{problems}");
             return ExitCode::from(EX_USAGE);
         }
     };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
     match serve(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(err) => {
@@ -63,14 +65,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn telemetry() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().json().with_env_filter(filter).with_writer(std::io::stderr).init();
-}
-
 #[tokio::main]
 async fn serve(config: Config) -> anyhow::Result<()> {
+    // Several crates bring a TLS provider: the choice is made here.
+    let installed = rustls::crypto::ring::default_provider().install_default();
+    anyhow::ensure!(installed.is_ok(), "another TLS provider is installed");
     let shutdown = CancellationToken::new();
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut running = pin!(run::run(config, shutdown.clone()));

@@ -9,14 +9,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Extension, Json, Router};
 use http::StatusCode;
-use scheduler_ledger::{Answer, Asked, Ticket, Why};
+use scheduler_ledger::{Answer, Asked, Event, Ticket, Why};
 use scheduler_protocol::extender::{
     self, BindingArgs, BindingResult, ExtenderArgs, FilterResult, HostPriority, PreemptionArgs,
     PreemptionResult,
 };
 use scheduler_protocol::{
-    Approval, MAX_BODY_BYTES, MAX_REASON_CHARS, PERMIT_PATH, PermitAnswer, PermitRequest, Refusal,
-    RefusalCode,
+    Approval, MAX_BODY_BYTES, MAX_REASON_CHARS, ObjectRef, PERMIT_PATH, PermitAnswer,
+    PermitRequest, Refusal, RefusalCode,
 };
 use serde::Deserialize;
 use tokio::sync::Semaphore;
@@ -24,7 +24,7 @@ use tokio::sync::Semaphore;
 use crate::auth::Authenticator;
 use crate::convert;
 use crate::core::{Command, Core, Unbound};
-use crate::effects::{Effects, millis};
+use crate::effects::{CallError, Effects, millis};
 use crate::error::Chain;
 use crate::lease::LeaseState;
 use crate::metrics::Metrics;
@@ -174,44 +174,37 @@ fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refused> {
         .map_err(|err| Refused::new(RefusalCode::BadRequest, format!("the body: {err}")))
 }
 
-/// Lets nobody but kube-scheduler in.
-async fn from_scheduler(
+/// What all calls of kube-scheduler have in common: nobody else is let in, and each is counted.
+async fn scheduler_call<A: IntoResponse>(
     shared: &Shared,
     method: &'static str,
-    peer: Peer,
-    body: Body,
-) -> Result<axum::body::Bytes, Refused> {
-    if !peer.kube_scheduler {
-        shared.metrics.extension_call(method, "forbidden");
-        return Err(Refused::new(
-            RefusalCode::Forbidden,
-            "the client certificate is not kube-scheduler's",
-        ));
-    }
-    read(body, extender::MAX_BODY_BYTES).await
-}
-
-fn called(shared: &Shared, method: &'static str, response: &Response) {
-    let outcome = if response.status().is_success() { "success" } else { "error" };
-    shared.metrics.extension_call(method, outcome);
-}
-
-async fn filter(
-    State(shared): State<Arc<Shared>>,
-    Extension(peer): Extension<Peer>,
-    body: Body,
+    (peer, body): (Peer, Body),
+    answer: impl AsyncFnOnce(&[u8]) -> Result<A, Refused>,
 ) -> Response {
-    let answered: Result<_, Refused> = async {
-        let body = from_scheduler(&shared, "filter", peer, body).await?;
-        let args: ExtenderArgs<'_> = parse(&body)?;
+    let (outcome, response) = if peer.kube_scheduler {
+        let answered = async { answer(&read(body, extender::MAX_BODY_BYTES).await?).await }.await;
+        (if answered.is_ok() { "success" } else { "error" }, answered.into_response())
+    } else {
+        let reason = "the client certificate is not kube-scheduler's";
+        ("forbidden", Refused::new(RefusalCode::Forbidden, reason).into_response())
+    };
+    shared.metrics.extension_call(method, outcome);
+    response
+}
+
+type Call = (State<Arc<Shared>>, Extension<Peer>, Body);
+
+async fn filter((State(shared), Extension(peer), body): Call) -> Response {
+    scheduler_call(&shared, "filter", (peer, body), async |body| {
+        let args: ExtenderArgs<'_> = parse(body)?;
         let pod = convert::pod_view(&args.pod);
         let Some(nodes) = args.node_names else {
             let error = "the extender needs nodeCacheCapable: true".to_owned();
-            return Ok(FilterResult { error, ..FilterResult::default() });
+            return Ok(Json(FilterResult { error, ..FilterResult::default() }));
         };
         let name = pod.name.clone();
         let placed = shared.core.ask(|reply| Command::Filter { pod, nodes, reply }).await?;
-        Ok(match placed {
+        Ok(Json(match placed {
             Ok(placement) => {
                 tracing::debug!(pod = name, nodes = ?placement.nodes, refused = ?placement.refused, "filtered");
                 FilterResult {
@@ -221,43 +214,27 @@ async fn filter(
                 }
             }
             Err(err) => FilterResult { error: err.to_string(), ..FilterResult::default() },
-        })
-    }
-    .await;
-    let response = answered.map(Json).into_response();
-    called(&shared, "filter", &response);
-    response
+        }))
+    })
+    .await
 }
 
-async fn prioritize(
-    State(shared): State<Arc<Shared>>,
-    Extension(peer): Extension<Peer>,
-    body: Body,
-) -> Response {
-    let answered: Result<_, Refused> = async {
-        let body = from_scheduler(&shared, "prioritize", peer, body).await?;
-        let args: ExtenderArgs<'_> = parse(&body)?;
+async fn prioritize((State(shared), Extension(peer), body): Call) -> Response {
+    scheduler_call(&shared, "prioritize", (peer, body), async |body| {
+        let args: ExtenderArgs<'_> = parse(body)?;
         let pod = convert::pod_view(&args.pod);
         let names = args.node_names.unwrap_or_default();
         let nodes = names.clone();
         let scores = shared.core.ask(|reply| Command::Prioritize { pod, nodes, reply }).await?;
         let scored = names.into_iter().zip(scores);
-        Ok(scored.map(|(host, score)| HostPriority { host, score }).collect::<Vec<_>>())
-    }
-    .await;
-    let response = answered.map(Json).into_response();
-    called(&shared, "prioritize", &response);
-    response
+        Ok(Json(scored.map(|(host, score)| HostPriority { host, score }).collect::<Vec<_>>()))
+    })
+    .await
 }
 
-async fn preempt(
-    State(shared): State<Arc<Shared>>,
-    Extension(peer): Extension<Peer>,
-    body: Body,
-) -> Response {
-    let answered: Result<_, Refused> = async {
-        let body = from_scheduler(&shared, "preempt", peer, body).await?;
-        let args: PreemptionArgs<'_> = parse(&body)?;
+async fn preempt((State(shared), Extension(peer), body): Call) -> Response {
+    scheduler_call(&shared, "preempt", (peer, body), async |body| {
+        let args: PreemptionArgs<'_> = parse(body)?;
         let pod = convert::pod_view(&args.pod);
         let mut proposed = args.node_name_to_meta_victims.unwrap_or_default();
         let victims = proposed.iter().map(|(node, victims)| {
@@ -269,29 +246,18 @@ async fn preempt(
         // A ledger that is not ready lets nobody be evicted.
         let kept = kept.unwrap_or_default();
         proposed.retain(|node, _| kept.contains(node));
-        Ok(PreemptionResult { node_name_to_meta_victims: proposed })
-    }
-    .await;
-    let response = answered.map(Json).into_response();
-    called(&shared, "preempt", &response);
-    response
+        Ok(Json(PreemptionResult { node_name_to_meta_victims: proposed }))
+    })
+    .await
 }
 
-async fn bind(
-    State(shared): State<Arc<Shared>>,
-    Extension(peer): Extension<Peer>,
-    body: Body,
-) -> Response {
-    let answered: Result<_, Refused> = async {
-        let body = from_scheduler(&shared, "bind", peer, body).await?;
-        let args: BindingArgs = parse(&body)?;
+async fn bind((State(shared), Extension(peer), body): Call) -> Response {
+    scheduler_call(&shared, "bind", (peer, body), async |body| {
+        let args: BindingArgs = parse(body)?;
         let error = bind_pod(&shared, &args).await?.err().unwrap_or_default();
-        Ok(BindingResult { error })
-    }
-    .await;
-    let response = answered.map(Json).into_response();
-    called(&shared, "bind", &response);
-    response
+        Ok(Json(BindingResult { error }))
+    })
+    .await
 }
 
 async fn bind_pod(shared: &Shared, args: &BindingArgs) -> Result<Result<(), String>, Refused> {
@@ -302,38 +268,28 @@ async fn bind_pod(shared: &Shared, args: &BindingArgs) -> Result<Result<(), Stri
     let mut allowed = ask().await?;
     if matches!(allowed, Err(Unbound::UnknownPod)) {
         // kube-scheduler's watch was faster than ours.
-        let pod = shared.effects.look_up(&args.pod_namespace, &args.pod_name).await;
-        let seen =
-            pod.ok().and_then(|pod| convert::pod(&pod)).filter(|pod| pod.uid == args.pod_uid);
-        if let Some(pod) = seen {
-            shared.core.tell(scheduler_ledger::Event::Pod(pod)).await?;
-            allowed = ask().await?;
-        }
+        let pod = ObjectRef {
+            namespace: args.pod_namespace.clone(),
+            name: args.pod_name.clone(),
+            uid: args.pod_uid.clone(),
+        };
+        shared.effects.look_up(&pod).await;
+        allowed = ask().await?;
     }
-    match allowed {
+    let epoch = match allowed {
         Err(Unbound::UnknownPod) => return Ok(Err("the pod is not known".to_owned())),
         Err(Unbound::Refused(reason)) => return Ok(Err(reason)),
-        Ok(()) => {}
+        Ok(epoch) => epoch,
+    };
+    let (pod, namespace, node) = (&args.pod_name, &args.pod_namespace, &args.node);
+    let Err(err) = shared.effects.bind(args, epoch).await else {
+        tracing::info!(pod, namespace, node, why = Why::SpecWants.label(), "pod bound");
+        return Ok(Ok(()));
+    };
+    tracing::warn!(pod, namespace, node, error = %Chain(&err), "pod not bound");
+    // Without the API server's word the pod may be bound after all: it counts until somebody knows.
+    if matches!(err.status(), Some(400..=499)) || matches!(err, CallError::OutOfDate(_)) {
+        shared.core.tell(Event::PlacingFailed(args.pod_uid.clone())).await?;
     }
-    let bound = shared.effects.bind(args).await;
-    if let Err(err) = &bound {
-        tracing::warn!(
-            pod = args.pod_name, namespace = args.pod_namespace, node = args.node,
-            error = %Chain(err), "pod not bound"
-        );
-        // Without the API server's word the pod may be bound after all: it counts until the watch tells.
-        if err.status().is_some() {
-            let failed = scheduler_ledger::Event::PlacingFailed(args.pod_uid.clone());
-            shared.core.tell(failed).await?;
-        }
-    } else {
-        tracing::info!(
-            pod = args.pod_name,
-            namespace = args.pod_namespace,
-            node = args.node,
-            why = Why::SpecWants.label(),
-            "pod bound"
-        );
-    }
-    Ok(bound.map_err(|err| Chain(&err).to_string()))
+    Ok(Err(Chain(&err).to_string()))
 }

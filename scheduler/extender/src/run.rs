@@ -13,7 +13,7 @@ use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Authenticator;
 use crate::config::Config;
-use crate::core::{Known, Owner};
+use crate::core::{Command, Known, Owner};
 use crate::effects::Effects;
 use crate::error::Chain;
 use crate::lease::{Candidate, LeaseState};
@@ -37,14 +37,15 @@ const NAME: &str = "autoscale-scheduler";
 const KEYS_EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-    // Several crates bring a provider: the choice is made here.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let client = Client::try_default().await.context("reach the API server")?;
     let listener = bind(config.listen).await?;
-    let (tasks, grace) = (TaskTracker::new(), config.grace);
+    let (tasks, ledger, grace) = (TaskTracker::new(), TaskTracker::new(), config.grace);
+    // The owner of the ledger outlives the drain of the requests: it is stopped last.
+    let stop_ledger = CancellationToken::new();
     let (parts, mut critical) = open(&config, client, &tasks, &shutdown).await?;
+    critical.push(ledger.spawn(parts.owner.run(parts.commands, stop_ledger.clone())));
     if keys(&parts.shared.signer, &parts.tls, &shutdown).await {
-        let Parts { client, core, tls, shared, candidate } = parts;
+        let Parts { client, core, tls, shared, candidate, .. } = parts;
         let signer = shared.signer.clone();
         let routes = routes::router(shared);
         let stop = shutdown.clone();
@@ -60,21 +61,25 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         () = shutdown.cancelled() => false,
     };
     shutdown.cancel();
-    drain(&critical, &tasks, grace).await;
+    drain(&tasks, grace).await;
+    stop_ledger.cancel();
+    drain(&ledger, grace).await;
     anyhow::ensure!(!early, "a task that everything depends on ended early");
     Ok(())
 }
 
-/// What begins when there are keys.
+/// What the process consists of. All but the owner of the ledger begins when there are keys.
 struct Parts {
     client: Client,
     core: core::Core,
     tls: Arc<TlsFiles>,
     shared: Arc<Shared>,
     candidate: Candidate,
+    owner: Owner,
+    commands: mpsc::Receiver<Command>,
 }
 
-/// Starts the owner of the ledger, and what can be looked at before there are keys.
+/// Makes the parts, and starts what can be looked at before there are keys.
 async fn open(
     config: &Config,
     client: Client,
@@ -94,6 +99,7 @@ async fn open(
     let tls =
         Arc::new(tls::files(config.certificate.clone(), config.key.clone(), config.ca.clone()));
     let reporter = Reporter { controller: NAME.to_owned(), instance: Some(pod_name.clone()) };
+    let fenced = TaskTracker::new();
     let effects = Effects {
         client: client.clone(),
         signer: signer.clone(),
@@ -101,6 +107,7 @@ async fn open(
         recorder: Recorder::new(client.clone(), reporter),
         core: core.clone(),
         tasks: tasks.clone(),
+        fenced: fenced.clone(),
         metrics: metrics.clone(),
         limit: policy.call_limit,
     };
@@ -115,34 +122,24 @@ async fn open(
     });
     let leases: Api<Lease> = Api::namespaced(client.clone(), &config.namespace);
     let (name, state, seen) = (pod_name.clone(), lease.clone(), Arc::clone(&known));
-    let candidate = Candidate::new(leases, name, state, seen, core.clone());
+    let candidate = Candidate::new(leases, name, state, seen, core.clone(), fenced);
     let owner = Owner { settings: policy.settings.clone(), effects, known: Arc::clone(&known) };
     let health = Health { core: core.clone(), known, lease, tls: Arc::clone(&tls) };
     let scrape = Scrape { registry, metrics, core: core.clone(), watermark: policy.watermark };
     let (metrics, health) = (plain::metrics(Arc::new(scrape)), plain::health(health));
     let critical = vec![
-        // The owner of the ledger outlives the drain of the requests: it is stopped last.
-        tasks.spawn(owner.run(commands, CancellationToken::new())),
         tasks.spawn(serve_plain(metrics_listener, metrics, shutdown.clone())),
         tasks.spawn(serve_plain(health_listener, health, shutdown.clone())),
         tasks.spawn(admin::serve(admin_listener, core.clone(), shutdown.clone())),
     ];
-    Ok((Parts { client, core, tls, shared, candidate }, critical))
+    Ok((Parts { client, core, tls, shared, candidate, owner, commands }, critical))
 }
 
-/// Waits for what is under way. The owner of the ledger, the first of the tasks, is stopped last.
-async fn drain(critical: &[JoinHandle<()>], tasks: &TaskTracker, grace: Duration) {
+/// Waits for what is under way.
+async fn drain(tasks: &TaskTracker, grace: Duration) {
     tasks.close();
-    let rest = async {
-        while tasks.len() > 1 {
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    if timeout(grace, rest).await.is_err() {
+    if timeout(grace, tasks.wait()).await.is_err() {
         tracing::warn!(late = tasks.len(), "stopped without waiting further");
-    }
-    if let Some(owner) = critical.first() {
-        owner.abort();
     }
 }
 

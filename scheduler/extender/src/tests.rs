@@ -1,5 +1,7 @@
 //! The whole of the extender around the ledger, over real TLS, with a fake API server.
 
+mod fencing;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -21,7 +23,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use scheduler_ledger::{
     Amount, Event, NodeFacts, PodFacts, PodKind, RunnerFacts, Settings, VmFacts,
 };
-use scheduler_protocol::{PermitAnswer, Refusal, RefusalCode};
+use scheduler_protocol::{KUBE_SCHEDULER_SAN, PermitAnswer, Refusal, RefusalCode};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -30,8 +32,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Authenticator;
-use crate::core::{Core, Known, Owner};
-use crate::effects::Effects;
+use crate::core::{Command, Core, Known, Owner};
+use crate::effects::{CallError, Effects};
 use crate::lease::{Candidate, LeaseState};
 use crate::metrics::Metrics;
 use crate::routes::{MAX_PERMITS, Shared};
@@ -41,6 +43,8 @@ use crate::{core, http as server, routes, sign, tls};
 const GIB: u64 = 1 << 30;
 
 type Calls = Arc<Mutex<Vec<(Method, String, Value)>>>;
+/// Answers that are given once: method, end of the path, status, body.
+type Answers = Arc<Mutex<Vec<(Method, &'static str, u16, Value)>>>;
 
 struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -66,12 +70,22 @@ impl Authority {
 /// An API server that knows three tokens, a lease, and says yes to everything else.
 async fn api(
     calls: Calls,
+    answers: Answers,
     request: Request<kube::client::Body>,
 ) -> Result<Response<Body>, BoxError> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
     let body: Value = serde_json::from_slice(&body).unwrap_or_default();
     let path = parts.uri.path().to_owned();
+    let prepared = {
+        let mut answers = answers.lock().unwrap();
+        let at = answers.iter().position(|it| it.0 == parts.method && path.ends_with(it.1));
+        at.map(|at| answers.remove(at))
+    };
+    if let Some((method, _, status, answer)) = prepared {
+        calls.lock().unwrap().push((method, path, body));
+        return Ok(Response::builder().status(status).body(Body::from(answer.to_string()))?);
+    }
     let answer = if path.ends_with("/tokenreviews") {
         review(body["spec"]["token"].as_str().unwrap_or_default())
     } else if path.ends_with("/leases/autoscale-scheduler") && parts.method == Method::GET {
@@ -110,6 +124,8 @@ struct Extender {
     authority: Authority,
     core: Core,
     calls: Calls,
+    answers: Answers,
+    effects: Effects,
     signer: Signer,
     shutdown: CancellationToken,
 }
@@ -129,9 +145,10 @@ fn file(name: &str, content: &str) -> PathBuf {
 }
 
 async fn extender(name: &str) -> Extender {
-    let calls = Calls::default();
-    let seen = Arc::clone(&calls);
-    let service = tower::service_fn(move |request| api(Arc::clone(&seen), request));
+    let (calls, answers) = (Calls::default(), Answers::default());
+    let (seen, given) = (Arc::clone(&calls), Arc::clone(&answers));
+    let service =
+        tower::service_fn(move |request| api(Arc::clone(&seen), Arc::clone(&given), request));
     let client = Client::new(service, "default");
     let authority = Authority::new();
     let (certificate, key) = authority.issue("localhost", ExtendedKeyUsagePurpose::ServerAuth);
@@ -146,6 +163,7 @@ async fn extender(name: &str) -> Extender {
         (Arc::new(Known::default()), LeaseState::default(), sign::tests::signer(name));
     let metrics = Metrics::register(&mut Registry::default());
     let limit = Duration::from_secs(5);
+    let fenced = TaskTracker::new();
     let effects = Effects {
         client: client.clone(),
         signer: signer.clone(),
@@ -153,6 +171,7 @@ async fn extender(name: &str) -> Extender {
         recorder: Recorder::new(client.clone(), Reporter::from("test")),
         core: core.clone(),
         tasks: tasks.clone(),
+        fenced: fenced.clone(),
         metrics: metrics.clone(),
         limit,
     };
@@ -165,9 +184,10 @@ async fn extender(name: &str) -> Extender {
         metrics,
         permits: Semaphore::new(MAX_PERMITS),
     };
-    let owner = Owner { settings: Settings::default(), effects, known: Arc::clone(&known) };
+    let settings = Settings { confirm_pod: Duration::from_millis(500), ..Settings::default() };
+    let owner = Owner { settings, effects: effects.clone(), known: Arc::clone(&known) };
     let leases = kube::Api::namespaced(client, "kube-system");
-    let candidate = Candidate::new(leases, "pod".into(), lease, known, core.clone());
+    let candidate = Candidate::new(leases, "pod".into(), lease, known, core.clone(), fenced);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let _owner = tasks.spawn(owner.run(commands, shutdown.clone()));
@@ -175,7 +195,7 @@ async fn extender(name: &str) -> Extender {
     let routes = routes::router(Arc::new(shared));
     let serving = server::serve(listener, Arc::new(files), routes, tasks.clone(), shutdown.clone());
     let _server = tasks.spawn(serving);
-    Extender { address, authority, core, calls, signer, shutdown }
+    Extender { address, authority, core, calls, answers, effects, signer, shutdown }
 }
 
 impl Extender {
@@ -243,9 +263,10 @@ impl Extender {
             max: size(4000, 4),
             wanted: size(1000, 1),
             slot: Bytes::from_gib(1),
-            price: scheduler_ledger::Price::default(),
+            floor: Amount::ZERO,
             autoscaled: true,
             visible: None,
+            obeyed: None,
             plugged: Some(size(1000, 1)),
             pod_name: Some("pg-x".into()),
             deleting: false,
@@ -265,11 +286,25 @@ impl Extender {
 
     async fn filter(&self) -> (StatusCode, Value) {
         let identity =
-            self.authority.issue(tls::KUBE_SCHEDULER, ExtendedKeyUsagePurpose::ClientAuth);
+            self.authority.issue(KUBE_SCHEDULER_SAN, ExtendedKeyUsagePurpose::ClientAuth);
         let args = json!({"Pod": {"metadata": {"name": "x", "namespace": "d", "uid": "x"},
             "spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}]}},
             "NodeNames": ["n1", "n9"]});
         self.request(Some(&identity), "/scheduler/filter", None, args.to_string()).await.unwrap()
+    }
+
+    fn answer(&self, method: Method, path: &'static str, status: u16, body: Value) {
+        self.answers.lock().unwrap().push((method, path, status, body));
+    }
+
+    fn called(&self, method: &Method, path: &str) -> Vec<Value> {
+        let calls = self.calls.lock().unwrap();
+        let calls = calls.iter().filter(|call| call.0 == *method && call.1.ends_with(path));
+        calls.map(|call| call.2.clone()).collect()
+    }
+
+    async fn dump(&self) -> scheduler_ledger::Dump {
+        self.core.ask(|reply| Command::Dump { reply }).await.unwrap()
     }
 
     async fn until<F: Future<Output = bool>>(
@@ -298,6 +333,7 @@ fn pod(cpu_millis: u64, generation: u64) -> PodFacts {
         name: "pg-x".into(),
         node: Some("n1".into()),
         finished: false,
+        version: 6 + generation,
         kind: PodKind::Runner(RunnerFacts {
             vm_uid: "u1".into(),
             spec: requests,
@@ -307,7 +343,7 @@ fn pod(cpu_millis: u64, generation: u64) -> PodFacts {
             generation,
             observed: generation,
             pending: None,
-            overhead: None,
+            price: scheduler_ledger::Price::default(),
         }),
     }
 }
@@ -408,10 +444,10 @@ async fn only_kube_scheduler_may_place() {
             assert_eq!(status, StatusCode::FORBIDDEN, "{path}");
         }
     }
-    let stranger = Authority::new().issue(tls::KUBE_SCHEDULER, client.clone());
+    let stranger = Authority::new().issue(KUBE_SCHEDULER_SAN, client.clone());
     let refused = extender.request(Some(&stranger), "/scheduler/filter", None, "{}").await;
     assert!(refused.is_err(), "a certificate of another authority: {refused:?}");
-    let identity = extender.authority.issue(tls::KUBE_SCHEDULER, client);
+    let identity = extender.authority.issue(KUBE_SCHEDULER_SAN, client);
     let (status, _) =
         extender.request(Some(&identity), "/scheduler/filter", None, "nonsense").await.unwrap();
     assert_eq!(status, StatusCode::BAD_REQUEST);
@@ -429,12 +465,13 @@ async fn a_binding_is_checked_and_posted() {
             name: uid.into(),
             node: None,
             finished: false,
+            version: 0,
             kind: PodKind::Ordinary { requests },
         };
         extender.core.tell(Event::Pod(facts)).await.unwrap();
     }
     let identity =
-        extender.authority.issue(tls::KUBE_SCHEDULER, ExtendedKeyUsagePurpose::ClientAuth);
+        extender.authority.issue(KUBE_SCHEDULER_SAN, ExtendedKeyUsagePurpose::ClientAuth);
     let bind = |uid: &'static str| {
         let args = json!({"PodName": uid, "PodNamespace": "default", "PodUID": uid, "Node": "n1"});
         extender.request(Some(&identity), "/scheduler/bind", None, args.to_string())
@@ -460,6 +497,7 @@ fn manifests_name_what_the_program_reads() {
         "/etc/autoscale-scheduler/config",
         "secretName: autoscale-scheduler-signing",
         "port: 10299",
+        "publishNotReadyAddresses: true",
         "readOnlyRootFilesystem: true",
     ] {
         assert!(scheduler.contains(part), "{part}");

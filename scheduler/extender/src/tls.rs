@@ -8,11 +8,9 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
+use scheduler_protocol::KUBE_SCHEDULER_SAN;
 
 use crate::files::{FileError, Reloaded};
-
-/// Name in kube-scheduler's client certificate.
-pub(crate) const KUBE_SCHEDULER: &str = "kube-scheduler.neonvm.internal";
 
 /// Server certificate and certificate authority, read again when they change.
 pub(crate) type TlsFiles = Reloaded<ServerConfig>;
@@ -65,7 +63,7 @@ impl Peer {
     pub(crate) fn of(certificates: Option<&[CertificateDer<'_>]>) -> Self {
         let certificate = certificates.and_then(<[_]>::first);
         let kube_scheduler = certificate.is_some_and(|certificate| {
-            let name = ServerName::try_from(KUBE_SCHEDULER);
+            let name = ServerName::try_from(KUBE_SCHEDULER_SAN);
             let certificate = webpki::EndEntityCert::try_from(certificate);
             name.is_ok_and(|name| {
                 certificate.is_ok_and(|it| it.verify_is_valid_for_subject_name(&name).is_ok())

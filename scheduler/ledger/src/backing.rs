@@ -4,20 +4,22 @@ use guest_units::Moment;
 
 use crate::amount::Amount;
 use crate::event::{Action, Why};
-use crate::facts::{Pending, RunnerFacts, Seal};
+use crate::facts::{RunnerFacts, Seal};
 use crate::ledger::Ledger;
 use crate::pod::PodBook;
 use crate::vm::{VmBook, WishState, Writing};
 
 impl Ledger {
-    /// What the main container of a VM's present pod must request; none for any other pod.
+    /// What the main container of a VM's pod must request.
     pub(crate) fn needed(&self, pod: &PodBook) -> Option<Amount> {
         let runner = pod.facts.runner()?;
         let book = self.vms.get(&runner.vm_uid)?;
-        if self.primary(&runner.vm_uid)?.facts.uid != pod.facts.uid {
-            return None;
+        let price = book.price(runner);
+        if !self.is_primary(pod) {
+            // It may be the one that comes next: then everything that was approved is plugged in it.
+            return Some(price.cost(book.approved()));
         }
-        let promised = book.price(runner.overhead).cost(book.promise());
+        let promised = price.cost(book.promise());
         Some(match book.wish.as_ref().map(|wish| wish.state) {
             Some(WishState::Growing { requests, .. } | WishState::Held { requests, .. }) => {
                 promised.max(requests)
@@ -32,23 +34,26 @@ impl Ledger {
         let Some(pod) = self.pods.get(uid) else { return };
         let Some(node) = pod.counts_on().filter(|node| self.node_complete(node)) else { return };
         let Some(runner) = pod.facts.runner() else { return };
-        if pod.order.is_some() || pod.not_before > now || pod.tentative_until.is_some() {
+        if pod.order.is_some() || pod.not_before > now || pod.unconfirmed.is_some() {
             return;
         }
-        let Some(mut requests) = self.needed(pod) else { return };
-        if self.vms.get(&runner.vm_uid).is_none_or(|book| book.inherits(epoch)) {
-            requests = requests.max(runner.spec);
+        let Some(mut requests) = self.needed(pod).filter(|_| self.is_primary(pod)) else { return };
+        let book = self.vms.get(&runner.vm_uid);
+        if book.is_none_or(|book| book.inherits(epoch) || book.boots_in(&pod.facts.name)) {
+            // What is plugged, or may be, is not known: what kubelet has allocated is known to suffice.
+            requests = requests.max(runner.spec.min(runner.allocated.unwrap_or(runner.spec)));
         }
         if requests == runner.spec || !self.may_order(pod, runner, node, requests) {
             return;
         }
         let why = if requests.fits_in(runner.spec) { Why::Return } else { Why::Grow };
         let (reference, number) = (pod.reference(), self.last_rank + 1);
+        let version = pod.facts.version;
         self.last_rank = number;
         if let Some(pod) = self.pods.get_mut(uid) {
             pod.ordered(requests, number);
         }
-        self.push(Action::Resize { pod: reference, number, requests }, why);
+        self.push(Action::Resize { pod: reference, version, epoch, number, requests }, why);
     }
 
     /// Growth beyond the node would only be deferred, and count as used until it is taken back.
@@ -74,7 +79,6 @@ impl Ledger {
         let placed = self.primary(uid).is_some();
         let Some(book) = self.vms.get_mut(uid) else { return };
         let newest = book.newest();
-        let replaces = book.facts.visible.map(|seal| seal.place());
         let Some(writing) = book.writing.as_mut() else { return };
         if newest.is_some_and(|newest| newest.place() != writing.seal.place()) {
             // An agent was given a later one and writes that.
@@ -88,11 +92,18 @@ impl Ledger {
         let seal = writing.seal;
         let why = if placed { Why::SpecWants } else { Why::NoPod };
         let vm = book.reference();
-        self.push(Action::Approve { vm, seal, replaces }, why);
+        self.push(Action::Approve { vm, seal }, why);
     }
 }
 
 impl VmBook {
+    /// Has the newest approval written again where nobody else does: somebody has put an older one in its place.
+    pub(crate) fn show_again(&mut self, now: Moment) {
+        if let Some(newest) = self.newest().filter(|_| !self.facts.autoscaled) {
+            self.write(newest, now);
+        }
+    }
+
     /// Has an approval written on the VM.
     pub(crate) fn write(&mut self, seal: Seal, now: Moment) {
         if self.facts.visible.is_some_and(|visible| visible.place() >= seal.place()) {
@@ -105,14 +116,10 @@ impl VmBook {
 }
 
 impl PodBook {
-    /// The requests that kubelet says it cannot allocate.
-    pub(crate) fn pending_for(&self) -> Option<Amount> {
-        let runner = self.facts.runner()?;
-        let _reason: Pending = runner.pending?;
-        self.order.is_none().then_some(runner.spec)
-    }
-
-    pub(crate) fn overhead(&self) -> Option<Amount> {
-        self.facts.runner().and_then(|runner| runner.overhead)
+    /// Whether kubelet says that it cannot allocate requests which include these.
+    pub(crate) fn refuses(&self, requests: Amount) -> bool {
+        self.facts.runner().is_some_and(|runner| {
+            runner.pending.is_some() && self.order.is_none() && requests.fits_in(runner.spec)
+        })
     }
 }

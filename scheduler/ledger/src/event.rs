@@ -39,8 +39,15 @@ pub enum Event {
     Asked(Asked),
     /// A pod is about to be bound to the node that its facts name.
     Placing(PodFacts),
-    /// The pod was not bound.
+    /// The API server did not bind the pod, as far as is known: it is asked how the pod is.
     PlacingFailed(String),
+    /// The API server was asked for a pod.
+    LookedUp {
+        /// The pod's uid.
+        uid: String,
+        /// The pod; none if there is no such pod any more.
+        found: Option<PodFacts>,
+    },
     /// The action was started: [`crate::Ledger::next`] no longer names it.
     Started(u64),
     /// A resize ended.
@@ -94,6 +101,8 @@ pub enum ResizeResult {
     },
     /// Refused for good (larger than the node, or a quota).
     Refused,
+    /// Nothing was done: the pod has another version by now, or the lease was not held.
+    NotDone,
     /// No answer, or a fault: it may have been done.
     Unknown,
 }
@@ -132,6 +141,10 @@ pub enum Action {
     Resize {
         /// The pod.
         pod: ObjectRef,
+        /// Version of the pod that is meant: one that has changed since is not resized. 0: any.
+        version: u64,
+        /// Epoch of the lease that must still be held.
+        epoch: u64,
         /// Number of the order.
         number: u64,
         /// The requests.
@@ -141,10 +154,13 @@ pub enum Action {
     Approve {
         /// The VM.
         vm: ObjectRef,
-        /// The approval.
+        /// The approval. One that is as new or newer stays.
         seal: Seal,
-        /// The approval that it replaces: another one there means that the write is out of date.
-        replaces: Option<(u64, u64)>,
+    },
+    /// Ask the API server for a pod. Ends in [`Event::LookedUp`], or is repeated.
+    LookUp {
+        /// The pod.
+        pod: ObjectRef,
     },
     /// Tell the users of the VM.
     Notice {
@@ -228,6 +244,8 @@ pub enum Why {
     NoPod,
     /// A wish waits.
     Waiting,
+    /// The watch has not shown the pod as it was bound or looked up.
+    Unconfirmed,
 }
 
 impl Why {
@@ -250,6 +268,7 @@ impl Why {
             Self::SpecWants => "spec_wants",
             Self::NoPod => "no_pod",
             Self::Waiting => "waiting",
+            Self::Unconfirmed => "unconfirmed",
         }
     }
 }

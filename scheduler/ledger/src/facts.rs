@@ -26,6 +26,8 @@ pub struct PodFacts {
     pub node: Option<String>,
     /// Succeeded or failed: takes nothing any more.
     pub finished: bool,
+    /// Version of the object: copies with a lower one come late and say nothing. 0: not known.
+    pub version: u64,
     /// What it takes.
     pub kind: PodKind,
 }
@@ -61,8 +63,8 @@ pub struct RunnerFacts {
     pub observed: u64,
     /// Kubelet cannot allocate the requests of this very generation, and says why.
     pub pending: Option<Pending>,
-    /// What QEMU and the runner take beside the guest, if the pod says so.
-    pub overhead: Option<Amount>,
+    /// What a size costs, as when the pod was made; the user's floor is the VM's.
+    pub price: Price,
 }
 
 impl RunnerFacts {
@@ -99,12 +101,14 @@ pub struct VmFacts {
     pub wanted: Size,
     /// Memory comes in steps of this above the minimum.
     pub slot: Bytes,
-    /// What a size costs; the overhead is replaced by the pod's own.
-    pub price: Price,
+    /// Requests that the user demands at least.
+    pub floor: Amount,
     /// An agent asks for it. Otherwise the ledger approves what the spec wants.
     pub autoscaled: bool,
     /// The approval that the object shows, its signature checked.
     pub visible: Option<Seal>,
+    /// Place of the approval that the operator obeys: no older one is in flight or will ever be acted on.
+    pub obeyed: Option<(u64, u64)>,
     /// What the hypervisor shows, as far as the object says.
     pub plugged: Option<Size>,
     /// Name of the present runner pod.

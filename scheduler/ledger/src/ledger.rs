@@ -6,7 +6,7 @@ use guest_units::Moment;
 
 use crate::amount::Amount;
 use crate::event::{Action, Actions, Answer, Event, ResizeResult, Ticket, Todo, Why};
-use crate::facts::{NodeFacts, PodFacts, VmFacts};
+use crate::facts::{NodeFacts, VmFacts};
 use crate::pod::{PodBook, back_off};
 use crate::settings::Settings;
 use crate::vm::VmBook;
@@ -23,11 +23,11 @@ pub struct Ledger {
     pub(crate) on_node: BTreeMap<String, BTreeSet<String>>,
     /// Uids of the runner pods of a VM, by its uid.
     pub(crate) pods_of: BTreeMap<String, BTreeSet<String>>,
-    listed: Listed,
+    pub(crate) listed: Listed,
     dirty_nodes: BTreeSet<String>,
     dirty_vms: BTreeSet<String>,
     /// When to look at a VM or a pod again, by uid.
-    timers: BTreeMap<String, Moment>,
+    pub(crate) timers: BTreeMap<String, Moment>,
     outbox: Vec<Todo>,
     last_id: u64,
     pub(crate) last_rank: u64,
@@ -35,9 +35,9 @@ pub struct Ledger {
 
 /// Which kinds of objects are completely known.
 #[derive(Debug, Clone, Copy, Default)]
-struct Listed {
+pub(crate) struct Listed {
     nodes: bool,
-    pods: bool,
+    pub(crate) pods: bool,
     vms: bool,
 }
 
@@ -63,9 +63,10 @@ impl Ledger {
             Event::VmsListed(uids) => self.vms_listed(&uids),
             Event::Asked(asked) => self.asked(asked, now),
             Event::Placing(facts) => {
-                self.see_pod(facts, Some(now + self.settings.confirm_placement));
+                self.see_pod(facts, Some(now + self.settings.confirm_pod));
             }
-            Event::PlacingFailed(uid) => self.placing_failed(&uid),
+            Event::PlacingFailed(uid) => self.look_up(&uid, now),
+            Event::LookedUp { uid, found } => self.looked_up(&uid, found, now),
             Event::Started(id) => self.outbox.retain(|todo| todo.id != id),
             Event::ResizeEnded { pod, number, result } => {
                 self.resize_ended(&pod, number, result, now);
@@ -88,7 +89,8 @@ impl Ledger {
     #[must_use]
     pub fn newest_epoch_seen(&self) -> u64 {
         let visible = self.vms.values().filter_map(|vm| vm.facts.visible);
-        visible.map(|seal| seal.epoch).max().unwrap_or(0)
+        let obeyed = self.vms.values().filter_map(|vm| vm.facts.obeyed);
+        visible.map(|seal| seal.epoch).chain(obeyed.map(|place| place.0)).max().unwrap_or(0)
     }
 
     /// Whether nodes, pods and VMs were all listed.
@@ -125,12 +127,12 @@ impl Ledger {
         self.touch_all();
     }
 
-    fn touch_all(&mut self) {
+    pub(crate) fn touch_all(&mut self) {
         self.dirty_nodes.extend(self.nodes.keys().cloned());
         self.dirty_vms.extend(self.vms.keys().cloned());
     }
 
-    fn touch_pod(&mut self, uid: &str) {
+    pub(crate) fn touch_pod(&mut self, uid: &str) {
         let Some(pod) = self.pods.get(uid) else { return };
         self.dirty_nodes.extend(pod.facts.node.clone());
         self.dirty_vms.extend(pod.facts.runner().map(|runner| runner.vm_uid.clone()));
@@ -159,85 +161,6 @@ impl Ledger {
     fn nodes_listed(&mut self, names: &BTreeSet<String>) {
         self.nodes.retain(|name, _| names.contains(name));
         self.listed.nodes = true;
-    }
-
-    fn see_pod(&mut self, facts: PodFacts, tentative_until: Option<Moment>) {
-        let uid = facts.uid.clone();
-        if let Some(book) = self.pods.get(&uid) {
-            // A copy from before the binding that we made says nothing about it.
-            let early = book.tentative_until.is_some() && facts.node.is_none() && !facts.finished;
-            let same = book.facts == facts && book.tentative_until == tentative_until;
-            if early || (same && book.order.is_none()) {
-                return;
-            }
-        }
-        self.touch_pod(&uid);
-        self.unlink_pod(&uid);
-        let mut book = match self.pods.remove(&uid) {
-            Some(mut book) => {
-                book.see(facts);
-                book
-            }
-            None => PodBook::new(facts),
-        };
-        book.tentative_until = tentative_until;
-        self.link_pod(book);
-        self.touch_pod(&uid);
-    }
-
-    fn link_pod(&mut self, book: PodBook) {
-        let uid = book.facts.uid.clone();
-        if let Some(node) = book.counts_on() {
-            self.on_node.entry(node.to_owned()).or_default().insert(uid.clone());
-        }
-        if let Some(runner) = book.facts.runner() {
-            self.pods_of.entry(runner.vm_uid.clone()).or_default().insert(uid.clone());
-        }
-        self.pods.insert(uid, book);
-    }
-
-    fn unlink_pod(&mut self, uid: &str) {
-        let Some(book) = self.pods.get(uid) else { return };
-        let owner = book.facts.runner().map(|runner| runner.vm_uid.clone());
-        let places = [(&mut self.on_node, book.facts.node.clone()), (&mut self.pods_of, owner)];
-        for (map, key) in places {
-            let Some(key) = key else { continue };
-            if let Some(set) = map.get_mut(&key) {
-                set.remove(uid);
-                if set.is_empty() {
-                    map.remove(&key);
-                }
-            }
-        }
-    }
-
-    fn forget_pod(&mut self, uid: &str) {
-        self.touch_pod(uid);
-        self.unlink_pod(uid);
-        self.pods.remove(uid);
-        self.timers.remove(uid);
-    }
-
-    fn placing_failed(&mut self, uid: &str) {
-        if self.pods.get(uid).is_some_and(|book| book.tentative_until.is_some()) {
-            self.touch_pod(uid);
-            self.unlink_pod(uid);
-            if let Some(mut book) = self.pods.remove(uid) {
-                (book.tentative_until, book.facts.node) = (None, None);
-                self.link_pod(book);
-            }
-        }
-    }
-
-    fn pods_listed(&mut self, uids: &BTreeSet<String>) {
-        let gone: Vec<String> =
-            self.pods.keys().filter(|uid| !uids.contains(*uid)).cloned().collect();
-        for uid in gone {
-            self.forget_pod(&uid);
-        }
-        if !std::mem::replace(&mut self.listed.pods, true) {
-            self.touch_all();
-        }
     }
 
     fn see_vm(&mut self, facts: VmFacts) {
@@ -277,6 +200,7 @@ impl Ledger {
         match result {
             ResizeResult::Accepted { generation } => book.accepted(number, generation),
             ResizeResult::Refused => book.failed(number, false, now),
+            ResizeResult::NotDone => book.not_done(number, now),
             ResizeResult::Unknown => book.failed(number, true, now),
         }
         if ours && result == ResizeResult::Refused {
@@ -308,12 +232,9 @@ impl Ledger {
             self.timers.iter().filter(|(_, at)| **at <= now).map(|(uid, _)| uid.clone()).collect();
         for uid in due {
             self.timers.remove(&uid);
-            if self
-                .pods
-                .get(&uid)
-                .is_some_and(|pod| pod.tentative_until.is_some_and(|at| at <= now))
-            {
-                self.placing_failed(&uid);
+            let unconfirmed = self.pods.get(&uid).and_then(|pod| pod.unconfirmed);
+            if unconfirmed.is_some_and(|at| at <= now) {
+                self.look_up(&uid, now);
             }
             if self.vms.contains_key(&uid) {
                 self.touch_vm(&uid);
@@ -346,7 +267,7 @@ impl Ledger {
         self.dirty_vms.clear();
     }
 
-    fn set_timer(&mut self, uid: String, at: Option<Moment>) {
+    pub(crate) fn set_timer(&mut self, uid: String, at: Option<Moment>) {
         match at {
             Some(at) => self.timers.insert(uid, at),
             None => self.timers.remove(&uid),
@@ -359,6 +280,11 @@ impl Ledger {
         let pods = self.pods_of.get(vm_uid)?.iter().filter_map(|uid| self.pods.get(uid));
         let live = pods.filter(|pod| pod.counts_on().is_some());
         live.max_by_key(|pod| (Some(pod.facts.name.as_str()) == named, pod.facts.uid.as_str()))
+    }
+
+    pub(crate) fn is_primary(&self, pod: &PodBook) -> bool {
+        let primary = pod.facts.runner().and_then(|runner| self.primary(&runner.vm_uid));
+        primary.is_some_and(|primary| primary.facts.uid == pod.facts.uid)
     }
 
     /// What a pod takes on its node, whatever comes of everything that is under way.

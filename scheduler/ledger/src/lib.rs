@@ -10,12 +10,12 @@
 //! What always holds:
 //! - On every node, for CPU and memory, no decision lets the sum of what pods request and VMs are promised exceed
 //!   what the node has.
-//! - A promise grows only after kubelet has allocated the requests that back it. It shrinks only after the VM object shows a
-//!   newer approval and the hypervisor shows the difference gone.
-//! - Nothing frees a promise by the passing of time.
+//! - A promise grows only after kubelet has allocated the requests that back it. It shrinks only after the operator says that
+//!   it obeys a newer approval and the hypervisor shows the difference gone.
+//! - Nothing frees a promise or a placement by the passing of time.
 //! - The books can be thrown away: requests of pods, approvals and sizes in VM objects are enough to write them
-//!   again. Until all pods and VMs were listed, nothing grows; requests are not lowered before an approval of this epoch is
-//!   visible, since an earlier ledger may have given one that nobody has used yet.
+//!   again. Until all pods and VMs were listed, nothing grows; requests are not lowered before the operator obeys an approval
+//!   of this epoch, since an earlier ledger may have given one that is not known.
 //! - Every request ends, within about [`Settings::hold`] plus [`Settings::resize_limit`].
 //!
 //! What this crate does not know: clocks, Kubernetes' objects, signatures, who is allowed to ask.
@@ -31,6 +31,7 @@ mod ledger;
 mod permit;
 mod place;
 mod pod;
+mod pods;
 mod room;
 mod settings;
 mod vm;

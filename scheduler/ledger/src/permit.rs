@@ -18,6 +18,7 @@ use guest_units::{Moment, Size};
 use scheduler_protocol::{Outcome, RefusalCode};
 
 use crate::event::{Action, Answer, Asked, Notice, Ticket, Why};
+use crate::facts::RunnerFacts;
 use crate::ledger::Ledger;
 use crate::pod::back_off;
 use crate::vm::{Wish, WishState, grows};
@@ -138,7 +139,10 @@ impl Ledger {
             return;
         }
         match (book.own_want(epoch), &mut book.wish) {
-            (None, wish) => *wish = None,
+            (None, wish) => {
+                *wish = None;
+                book.show_again(now);
+            }
             (Some(want), Some(wish)) if wish.want == want => {}
             (Some(want), wish) => {
                 *wish = Some(Wish {
@@ -162,14 +166,28 @@ impl Ledger {
         }
     }
 
-    /// Without a pod nothing is plugged: what was approved beyond the spec must not have to be found on the next node.
+    /// Without a pod nothing is plugged: what was approved beyond the spec, beyond the pod that waits for its node, or by an
+    /// earlier ledger must not have to be found on that node.
     fn return_approval(&mut self, uid: &str, epoch: u64, now: Moment) {
+        let waiting = self.pods_of.get(uid).into_iter().flatten();
+        let waiting: Vec<RunnerFacts> = waiting
+            .filter_map(|pod| self.pods.get(pod).filter(|pod| !pod.facts.finished))
+            .filter_map(|pod| pod.facts.runner().cloned())
+            .collect();
         let Some(book) = self.vms.get_mut(uid) else { return };
         book.rank = None;
+        let newest = book.newest();
+        if book.facts.deleting || (newest.is_none() && book.facts.obeyed.is_none()) {
+            return;
+        }
         let want = book.clamp(book.facts.wanted);
-        let Some(newest) = book.newest().filter(|newest| grows(newest.size, want)) else { return };
-        let seal = book.issue(epoch, newest.size.min(want));
-        book.write(seal, now);
+        let fits = waiting.iter().map(|runner| book.price(runner).affordable(runner.spec));
+        let most = fits.fold(want, Size::min).max(book.facts.min);
+        let size = newest.map_or(most, |newest| newest.size.min(most));
+        if newest.is_none_or(|newest| newest.epoch != epoch || grows(newest.size, most)) {
+            let seal = book.issue(epoch, size);
+            book.write(seal, now);
+        }
     }
 
     /// Serves the wishes on a node. Says which VMs were looked at.
@@ -201,7 +219,10 @@ impl Ledger {
 
     fn step_growing(&mut self, uid: &str, now: Moment) {
         let Some(pod) = self.primary(uid) else { return };
-        let (backed, pending) = (pod.backed(), pod.pending_for());
+        let backed = pod.backed();
+        let refused = self.vms.get(uid).and_then(|book| book.wish.as_ref()).is_some_and(|wish| {
+            matches!(wish.state, WishState::Growing { requests, .. } if pod.refuses(requests))
+        });
         let Some(book) = self.vms.get_mut(uid) else { return };
         let keep_late = self.settings.keep_late;
         let Some(wish) = book.wish.as_mut() else { return };
@@ -216,9 +237,8 @@ impl Ledger {
                     wish.state = WishState::Held { requests, until: now + keep_late };
                 }
             }
-            WishState::Growing { requests, since, .. } => {
-                if wish.refused || pending == Some(requests) || since + self.settings.give_up <= now
-                {
+            WishState::Growing { since, .. } => {
+                if wish.refused || refused || since + self.settings.give_up <= now {
                     self.revoke(uid, now);
                 } else if wish.ticket.is_some() && since + self.settings.resize_limit <= now {
                     wish.reason = "kubelet has not allocated it yet".to_owned();
@@ -258,17 +278,17 @@ impl Ledger {
         let Some(pod) = self.primary(uid).filter(|pod| pod.counts_on() == Some(node)) else {
             return;
         };
+        let Some(price) = pod.facts.runner().map(|runner| book.price(runner)) else { return };
         let target = if wish.not_before > now {
             permit
         } else if self.node_complete(node) {
-            let price = book.price(pod.overhead());
             let affordable = price.affordable(self.room_for(pod, node).max(pod.backed()));
             book.reachable(wish.want, wish.least, affordable)
         } else {
             permit
         };
         if grows(target, permit) {
-            let requests = book.price(pod.overhead()).cost(book.promise().max(target));
+            let requests = price.cost(book.promise().max(target));
             if requests.fits_in(pod.backed()) {
                 self.finish(uid, target, Why::AlreadyBacked, now);
             } else {
@@ -305,7 +325,8 @@ impl Ledger {
         let Some(wish) = &book.wish else { return };
         let (permit, target) = (book.permit(), shrunk(wish.want, book.permit()));
         let reason = wish.reason.clone();
-        if target != permit || book.newest().is_none() {
+        // An approval of this epoch ends what earlier ledgers may have given, also when nothing changes.
+        if target != permit || book.newest().is_none_or(|newest| newest.epoch != epoch) {
             let seal = book.issue(epoch, target);
             book.write(seal, now);
         }

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::amount::{Amount, cpu_text};
-use crate::facts::{NodeFacts, PodFacts, PodKind};
+use crate::facts::{NodeFacts, PodFacts, PodKind, RunnerFacts};
 use crate::ledger::Ledger;
 use crate::pod::PodBook;
 use crate::settings::Scoring;
@@ -34,11 +34,9 @@ pub enum NotReady {
 }
 
 impl Ledger {
-    fn ready(&self) -> Result<(), NotReady> {
-        if self.epoch.is_none() {
-            return Err(NotReady::NoLease);
-        }
-        if self.complete() { Ok(()) } else { Err(NotReady::Incomplete) }
+    fn ready(&self) -> Result<u64, NotReady> {
+        let epoch = self.epoch.ok_or(NotReady::NoLease)?;
+        if self.complete() { Ok(epoch) } else { Err(NotReady::Incomplete) }
     }
 
     /// Which of the nodes have room for the pod.
@@ -72,15 +70,30 @@ impl Ledger {
         Ok(useful.map(|(node, _)| node.clone()).collect())
     }
 
-    /// Whether a pod may be bound to a node now. The answer is the pod's facts, with the node.
-    pub fn may_bind(&self, uid: &str, node: &str) -> Result<PodFacts, String> {
-        self.ready().map_err(|err| err.to_string())?;
+    /// Whether a pod may be bound to a node now, and in which epoch. The answer is the pod's facts, with the node.
+    pub fn may_bind(&self, uid: &str, node: &str) -> Result<(PodFacts, u64), String> {
+        let epoch = self.ready().map_err(|err| err.to_string())?;
         let pod = self.pods.get(uid).ok_or_else(|| "the pod is not known yet".to_owned())?;
         match pod.facts.node.as_deref() {
             Some(other) if other != node => return Err(format!("the pod is on node {other}")),
             _ => self.fits(&pod.facts, node, &[])?,
         }
-        Ok(PodFacts { node: Some(node.to_owned()), ..pod.facts.clone() })
+        if let Some(runner) = pod.facts.runner() {
+            self.may_begin(runner)?;
+        }
+        Ok((PodFacts { node: Some(node.to_owned()), ..pod.facts.clone() }, epoch))
+    }
+
+    /// Whether all that may be used of what was approved for the VM is backed by this pod's requests.
+    fn may_begin(&self, runner: &RunnerFacts) -> Result<(), String> {
+        let book =
+            self.vms.get(&runner.vm_uid).ok_or_else(|| "the VM is not known yet".to_owned())?;
+        let given = book.newest().is_some() || book.facts.obeyed.is_some();
+        let inherited = given && self.epoch.is_none_or(|epoch| book.inherits(epoch));
+        if inherited || !book.price(runner).cost(book.approved()).fits_in(runner.spec) {
+            return Err("what was approved before for the VM is not given back yet".to_owned());
+        }
+        Ok(())
     }
 
     /// Whether the ledger knows the pod.
@@ -100,7 +113,7 @@ impl Ledger {
             let used = self.reserved_without(name, pod, &[]) + self.placement_need(pod);
             let score = scoring.score(used, node, largest);
             if scoring.randomize && score > 0 {
-                scoring.spread(score, &pod.uid, name)
+                Scoring::spread(score, &pod.uid, name)
             } else {
                 score
             }
@@ -139,9 +152,10 @@ impl Ledger {
         match &pod.kind {
             PodKind::Ordinary { requests } => *requests,
             PodKind::Runner(runner) => {
-                let cost = self.vms.get(&runner.vm_uid).map_or(Amount::ZERO, |book| {
-                    book.price(runner.overhead).cost(book.placement())
-                });
+                let cost = self
+                    .vms
+                    .get(&runner.vm_uid)
+                    .map_or(Amount::ZERO, |book| book.price(runner).cost(book.placement()));
                 runner.total(PodBook::new(pod.clone()).may_have().max(cost))
             }
         }
@@ -176,9 +190,9 @@ impl Scoring {
     }
 
     /// Evenly between 1 and the score, the same for the same pod and node.
-    fn spread(&self, score: i64, pod: &str, node: &str) -> i64 {
+    fn spread(score: i64, pod: &str, node: &str) -> i64 {
         // FNV-1a: fixed for ever, unlike the standard library's hasher.
-        let mut hash = 0xcbf2_9ce4_8422_2325_u64 ^ self.seed;
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
         for byte in pod.bytes().chain([0]).chain(node.bytes()) {
             hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
@@ -240,11 +254,10 @@ mod tests {
 
     #[test]
     fn spreading_is_even_and_repeatable() {
-        let scoring = Scoring { randomize: true, ..Scoring::default() };
         let mut seen = [0_u32; 11];
         for pod in 0..1000 {
-            let score = scoring.spread(8, &format!("pod-{pod}"), "n1");
-            assert_eq!(score, scoring.spread(8, &format!("pod-{pod}"), "n1"));
+            let score = Scoring::spread(8, &format!("pod-{pod}"), "n1");
+            assert_eq!(score, Scoring::spread(8, &format!("pod-{pod}"), "n1"));
             seen[usize::try_from(score).unwrap()] += 1;
         }
         assert!(seen[1..=8].iter().all(|count| (80..=170).contains(count)), "{seen:?}");

@@ -14,8 +14,18 @@ use crate::facts::{PodFacts, PodKind, RunnerFacts};
 pub(crate) struct Order {
     pub(crate) requests: Amount,
     pub(crate) number: u64,
+    /// Version of the pod that it changes: no other is changed.
+    version: u64,
     /// Generation of the spec that has it, once the API server answered.
     pub(crate) accepted: Option<u64>,
+}
+
+/// Orders whose end is unknown: they may still arrive, so nothing more is backed until it is known that they cannot.
+#[derive(Debug, Clone, Copy)]
+struct Maybe {
+    most: Amount,
+    version: u64,
+    until: Moment,
 }
 
 /// The books of one pod.
@@ -25,12 +35,13 @@ pub(crate) struct PodBook {
     /// Kubelet has allocated at least this, for certain.
     backed: Amount,
     pub(crate) order: Option<Order>,
-    /// An order whose end is unknown may still arrive, until then.
-    maybe: Option<(Amount, Moment)>,
+    maybe: Option<Maybe>,
     pub(crate) not_before: Moment,
     pub(crate) failures: u32,
-    /// Bound by us and not yet seen so; forgotten then.
-    pub(crate) tentative_until: Option<Moment>,
+    /// Bound by us or looked up, and not yet seen so by the watch: the API server is asked then.
+    pub(crate) unconfirmed: Option<Moment>,
+    /// The API server is being asked whether it is bound.
+    pub(crate) looking: bool,
 }
 
 impl PodBook {
@@ -49,13 +60,21 @@ impl PodBook {
             maybe: None,
             not_before: Moment::default(),
             failures: 0,
-            tentative_until: None,
+            unconfirmed: None,
+            looking: false,
         }
     }
 
     /// Takes over what was seen.
-    pub(crate) fn see(&mut self, facts: PodFacts) {
-        if let Some(runner) = facts.runner() {
+    pub(crate) fn see(&mut self, mut facts: PodFacts) {
+        // The price stays that of the pod's beginning: its requests were found room for at that price.
+        let price = self.facts.runner().map(|runner| runner.price);
+        // Another version of the pod is there: an order for the old one is either in it, or comes to nothing.
+        if self.maybe.is_some_and(|maybe| maybe.version != 0 && facts.version > maybe.version) {
+            self.maybe = None;
+        }
+        if let PodKind::Runner(runner) = &mut facts.kind {
+            runner.price = price.unwrap_or(runner.price);
             // Until the container has started, kubelet does not say; a change meanwhile backs nothing more.
             let allocated = runner.allocated.unwrap_or(self.backed);
             let certain = allocated.min(runner.spec);
@@ -66,7 +85,9 @@ impl PodBook {
                 self.order = None;
             }
             // While kubelet has not acted on the newest spec, its word may be about an older one.
-            let settled = runner.observed >= runner.generation && self.order.is_none();
+            let settled = runner.observed >= runner.generation
+                && self.order.is_none()
+                && self.maybe.is_none();
             self.backed = if settled { certain } else { self.backed.min(certain) };
         }
         self.facts = facts;
@@ -97,8 +118,8 @@ impl PodBook {
         if let Some(order) = self.order {
             most = most.max(order.requests);
         }
-        if let Some((requests, _)) = self.maybe {
-            most = most.max(requests);
+        if let Some(maybe) = self.maybe {
+            most = most.max(maybe.most);
         }
         most
     }
@@ -106,7 +127,7 @@ impl PodBook {
     /// Notes an order before it is sent.
     pub(crate) fn ordered(&mut self, requests: Amount, number: u64) {
         self.backed = self.backed.min(requests);
-        self.order = Some(Order { requests, number, accepted: None });
+        self.order = Some(Order { requests, number, version: self.facts.version, accepted: None });
     }
 
     /// The API server has it. The pod that shows it may have been seen already.
@@ -121,27 +142,41 @@ impl PodBook {
     /// The order did not go through; `unknown`: as far as is known.
     pub(crate) fn failed(&mut self, number: u64, unknown: bool, now: Moment) {
         let Some(order) = self.order.filter(|order| order.number == number) else { return };
-        if unknown {
-            self.maybe = Some((order.requests, now + MAYBE_FOR));
-        }
         self.order = None;
+        if unknown {
+            let other = self.maybe.map_or(Amount::ZERO, |maybe| maybe.most);
+            let most = order.requests.max(other);
+            self.maybe = Some(Maybe { most, version: order.version, until: now + MAYBE_FOR });
+        }
         self.failures = self.failures.saturating_add(1);
         self.not_before = now + back_off(self.failures);
     }
 
+    /// The order was not sent, or met another version of the pod: nothing was done, and it may be tried again.
+    pub(crate) fn not_done(&mut self, number: u64, now: Moment) {
+        if self.order.is_some_and(|order| order.number == number) {
+            self.order = None;
+            self.not_before = now + TRY_AGAIN;
+            self.see(self.facts.clone());
+        }
+    }
+
     /// Forgets what has become impossible with time. Says when to look again.
     pub(crate) fn age(&mut self, now: Moment) -> Option<Moment> {
-        if self.maybe.is_some_and(|(_, until)| until <= now) {
+        if self.maybe.is_some_and(|maybe| maybe.until <= now) {
             self.maybe = None;
+            self.see(self.facts.clone());
         }
-        let maybe = self.maybe.map(|(_, until)| until);
+        let maybe = self.maybe.map(|maybe| maybe.until);
         let retry = Some(self.not_before).filter(|at| *at > now);
-        [maybe, retry, self.tentative_until].into_iter().flatten().min()
+        [maybe, retry, self.unconfirmed].into_iter().flatten().min()
     }
 }
 
 /// A request to the API server that was given up may still arrive for so long.
 const MAYBE_FOR: std::time::Duration = std::time::Duration::from_secs(5);
+/// Between two attempts at an order that met another version of the pod.
+const TRY_AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// 0.5 s, doubled with each failure, at most 30 s.
 pub(crate) fn back_off(failures: u32) -> std::time::Duration {
@@ -176,6 +211,7 @@ mod tests {
             name: "p".into(),
             node: Some("n".into()),
             finished: false,
+            version: generation,
             kind: PodKind::Runner(RunnerFacts {
                 vm_uid: "v".into(),
                 spec: amount(spec),
@@ -185,7 +221,7 @@ mod tests {
                 generation,
                 observed,
                 pending: None,
-                overhead: None,
+                price: crate::amount::Price::default(),
             }),
         }
     }
@@ -251,6 +287,43 @@ mod tests {
         assert!(pod.age(Moment(second)).is_some());
         assert_eq!(pod.age(Moment(10 * second)), None);
         assert_eq!(pod.may_have(), amount(100));
+    }
+
+    #[test]
+    fn a_shrink_that_may_still_arrive_backs_nothing_more() {
+        let second = std::time::Duration::from_secs(1);
+        let mut pod = PodBook::new(facts(300, 300, 1, 1));
+        pod.ordered(amount(100), 1);
+        pod.failed(1, true, Moment(second));
+        pod.see(facts(300, 300, 1, 1));
+        assert_eq!((pod.backed(), pod.may_have()), (amount(100), amount(300)));
+        pod.age(Moment(10 * second));
+        assert_eq!(pod.backed(), amount(300), "it cannot arrive any more");
+        pod.ordered(amount(100), 2);
+        pod.failed(2, true, Moment(10 * second));
+        let mut touched = facts(300, 300, 1, 1);
+        touched.version = 2;
+        pod.see(touched);
+        assert_eq!(pod.backed(), amount(300), "it was for the version before");
+    }
+
+    #[test]
+    fn an_order_that_met_another_version_is_tried_again_at_once() {
+        let mut pod = PodBook::new(facts(300, 300, 1, 1));
+        pod.ordered(amount(100), 1);
+        pod.not_done(1, Moment::default());
+        assert_eq!((pod.backed(), pod.order, pod.failures), (amount(300), None, 0));
+        assert!(pod.not_before < Moment(std::time::Duration::from_millis(100)));
+    }
+
+    #[test]
+    fn the_price_is_that_of_the_beginning() {
+        let mut pod = PodBook::new(facts(300, 300, 1, 1));
+        let mut dearer = facts(300, 300, 1, 1);
+        let PodKind::Runner(runner) = &mut dearer.kind else { panic!("not a runner") };
+        runner.price.cpu_overcommit_thousandths = 100;
+        pod.see(dearer);
+        assert_eq!(pod.facts.runner().map(|it| it.price.cpu_overcommit_thousandths), Some(1000));
     }
 
     #[test]

@@ -37,7 +37,8 @@ impl Ledger {
         if !self.node_complete(node) {
             return format!("node {node} is not completely known yet");
         }
-        let price = book.price(pod.overhead());
+        let Some(runner) = pod.facts.runner() else { return String::new() };
+        let price = book.price(runner);
         let room = price.affordable(self.room_for(pod, node).max(pod.backed()));
         let mut parts = Vec::new();
         if want.cpu > permit.cpu && room.cpu < want.cpu {

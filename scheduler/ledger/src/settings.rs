@@ -1,4 +1,4 @@
-//! Times and scores that an operator of the cluster may choose.
+//! Times, and the scores that the policy file chooses.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ pub struct Settings {
     pub give_up: Duration,
     /// Room that kubelet gave after the answer is kept so long for the next request.
     pub keep_late: Duration,
-    /// A placement that no watch confirms is forgotten after so long.
-    pub confirm_placement: Duration,
+    /// What is known of a pod otherwise than by the watch, such as a placement, is asked for again after so long.
+    pub confirm_pod: Duration,
     /// An approval that the object does not show is written again after so long.
     pub confirm_write: Duration,
     /// Scores of nodes.
@@ -28,7 +28,7 @@ impl Default for Settings {
             resize_limit: Duration::from_millis(1400),
             give_up: Duration::from_secs(10),
             keep_late: Duration::from_secs(5),
-            confirm_placement: Duration::from_secs(60),
+            confirm_pod: Duration::from_secs(30),
             confirm_write: Duration::from_secs(5),
             scoring: Scoring::default(),
         }
@@ -44,14 +44,12 @@ pub struct Scoring {
     pub full: f64,
     /// Usage with the best score, 0..=1.
     pub peak: f64,
-    /// Spread: a random score between 1 and the real one.
+    /// Spread: a score between 1 and the real one, fixed for a pod and a node.
     pub randomize: bool,
-    /// Of the randomness.
-    pub seed: u64,
 }
 
 impl Default for Scoring {
     fn default() -> Self {
-        Self { empty: 0.5, full: 0.0, peak: 0.8, randomize: false, seed: 0 }
+        Self { empty: 0.5, full: 0.0, peak: 0.8, randomize: false }
     }
 }

@@ -1,18 +1,19 @@
 //! What is promised to one VM, and what it still wants.
 //!
-//! An approval that was given may be used until the VM object shows a newer one; what the hypervisor shows
-//! is in use whatever was approved. The promise is the larger of all of these, per resource: it grows before the VM
-//! grows, and shrinks only when nothing can use the difference any more.
+//! An approval that was given may be used until the operator says that it obeys a newer one: it may be shown late, be put
+//! back by somebody, or be on its way to the hypervisor. What the hypervisor shows is in use whatever was approved. The
+//! promise is the larger of all of these, per resource: it grows before the VM grows, and shrinks only when nothing can
+//! use the difference any more.
 
 use guest_units::{Bytes, MilliCpu, Moment, Size};
 use scheduler_protocol::ObjectRef;
 
 use crate::amount::{Amount, Price};
 use crate::event::Ticket;
-use crate::facts::{Seal, VmFacts};
+use crate::facts::{RunnerFacts, Seal, VmFacts};
 
-/// More approvals than this that nobody has used yet are merged.
-const MAX_ISSUED: usize = 32;
+/// More approvals than this that may still be used are merged.
+const MAX_USABLE: usize = 32;
 /// Partial grants of CPU are a multiple of this.
 const CPU_STEP_MILLIS: u32 = 10;
 
@@ -63,8 +64,8 @@ pub(crate) struct Writing {
 #[derive(Debug, Clone)]
 pub(crate) struct VmBook {
     pub(crate) facts: VmFacts,
-    /// Given and not known to be replaced, oldest first.
-    issued: Vec<Seal>,
+    /// Given or seen, and not older than the one that is obeyed: oldest first.
+    usable: Vec<Seal>,
     /// Epoch and number of the last approval given.
     last: (u64, u64),
     /// Newest request: the pod and its generation.
@@ -81,7 +82,7 @@ impl VmBook {
     pub(crate) fn new(facts: VmFacts) -> Self {
         let mut book = Self {
             facts,
-            issued: Vec::new(),
+            usable: Vec::new(),
             last: (0, 0),
             newest_request: None,
             wish: None,
@@ -89,26 +90,43 @@ impl VmBook {
             told_short: false,
             writing: None,
         };
-        book.superseded();
+        book.sort_out();
         book
     }
 
     /// Takes over what was seen.
-    pub(crate) fn see(&mut self, facts: VmFacts) {
-        // An older copy of the object must not bring back an approval that was replaced.
-        let newest_visible = match (self.facts.visible, facts.visible) {
-            (Some(old), Some(new)) if old.place() > new.place() => Some(old),
-            (_, new) => new,
-        };
-        self.facts = VmFacts { visible: newest_visible, ..facts };
-        self.superseded();
+    pub(crate) fn see(&mut self, mut facts: VmFacts) {
+        let VmFacts { obeyed, plugged, pod_name, .. } = &mut self.facts;
+        if facts.obeyed < *obeyed {
+            // A status from before the operator's last word. That word holds, together with what was plugged then.
+            facts.obeyed = *obeyed;
+            (facts.plugged, facts.pod_name) = (*plugged, pod_name.take());
+        }
+        self.facts = facts;
+        self.sort_out();
     }
 
-    fn superseded(&mut self) {
-        let Some(visible) = self.facts.visible else { return };
-        self.issued.retain(|seal| seal.place() > visible.place());
-        if self.writing.is_some_and(|writing| writing.seal.place() <= visible.place()) {
-            self.writing = None;
+    fn sort_out(&mut self) {
+        if let Some(visible) = self.facts.visible {
+            self.may_be_used(visible);
+            if self.writing.is_some_and(|writing| writing.seal.place() <= visible.place()) {
+                self.writing = None;
+            }
+        }
+        let obeyed = self.facts.obeyed;
+        self.usable.retain(|seal| Some(seal.place()) >= obeyed);
+    }
+
+    fn may_be_used(&mut self, seal: Seal) {
+        if let Err(at) = self.usable.binary_search_by_key(&seal.place(), Seal::place) {
+            self.usable.insert(at, seal);
+        }
+        if self.usable.len() > MAX_USABLE {
+            // Whoever uses the older one is covered by the later one of both sizes.
+            let oldest = self.usable.remove(0);
+            if let Some(next) = self.usable.first_mut() {
+                next.size = next.size.max(oldest.size);
+            }
         }
     }
 
@@ -122,7 +140,7 @@ impl VmBook {
 
     /// The last approval, whether the object shows it yet or not.
     pub(crate) fn newest(&self) -> Option<Seal> {
-        self.issued.last().copied().or(self.facts.visible)
+        self.usable.last().copied()
     }
 
     /// What the VM may have now: a VM that was never approved has what it boots with.
@@ -130,21 +148,29 @@ impl VmBook {
         self.newest().map_or(self.facts.min, |seal| seal.size)
     }
 
-    /// Everything that may be plugged, now or by an approval that is still under way.
+    /// The most that any approval may still be used for.
+    pub(crate) fn approved(&self) -> Size {
+        self.usable.iter().map(|seal| seal.size).fold(self.facts.min, Size::max)
+    }
+
+    /// Everything that may be plugged, now or by an approval that may still be used.
     pub(crate) fn promise(&self) -> Size {
-        let approved = self.issued.iter().chain(&self.facts.visible).map(|seal| seal.size);
-        approved.chain(self.facts.plugged).fold(self.facts.min, Size::max)
+        self.approved().max(self.facts.plugged.unwrap_or(self.facts.min))
     }
 
     /// What a placement must have room for: whatever is plugged now is so in another pod.
     pub(crate) fn placement(&self) -> Size {
-        let approved = self.issued.iter().chain(&self.facts.visible).map(|seal| seal.size);
-        approved.fold(self.clamp(self.facts.wanted), Size::max)
+        self.approved().max(self.clamp(self.facts.wanted))
     }
 
-    /// Whether an approval of an earlier ledger may be under way that this one has never seen.
+    /// Whether an approval of an earlier ledger, that this one may never have seen, may still be used.
     pub(crate) fn inherits(&self, epoch: u64) -> bool {
-        self.facts.visible.is_none_or(|seal| seal.epoch != epoch)
+        self.facts.obeyed.is_none_or(|(obeyed, _)| obeyed != epoch)
+    }
+
+    /// Whether it is not known yet what is plugged in this pod: a VM boots with what its pod was made for.
+    pub(crate) fn boots_in(&self, pod_name: &str) -> bool {
+        self.facts.plugged.is_none() || self.facts.pod_name.as_deref() != Some(pod_name)
     }
 
     /// Within what the VM can be.
@@ -156,18 +182,12 @@ impl VmBook {
     pub(crate) fn issue(&mut self, epoch: u64, size: Size) -> Seal {
         let given = if self.last.0 == epoch { self.last.1 } else { 0 };
         let seen =
-            self.newest().filter(|seal| seal.epoch == epoch).map_or(0, |seal| seal.generation);
+            [self.newest().map(|seal| seal.place()), self.facts.obeyed].into_iter().flatten();
+        let seen = seen.filter(|place| place.0 == epoch).map(|place| place.1).max().unwrap_or(0);
         let generation = given.max(seen) + 1;
         self.last = (epoch, generation);
         let seal = Seal { epoch, generation, size };
-        self.issued.push(seal);
-        if self.issued.len() > MAX_ISSUED {
-            // Whoever uses the older one is covered by the later one of both sizes.
-            let oldest = self.issued.remove(0);
-            if let Some(next) = self.issued.first_mut() {
-                next.size = next.size.max(oldest.size);
-            }
-        }
+        self.may_be_used(seal);
         seal
     }
 
@@ -194,8 +214,9 @@ impl VmBook {
         }
     }
 
-    pub(crate) fn price(&self, overhead: Option<Amount>) -> Price {
-        Price { overhead: overhead.unwrap_or(self.facts.price.overhead), ..self.facts.price }
+    /// What a size costs in a pod.
+    pub(crate) fn price(&self, pod: &RunnerFacts) -> Price {
+        Price { floor: self.facts.floor, ..pod.price }
     }
 
     /// How much of `want` the VM can have where `affordable` is the most that fits, per resource.
@@ -245,46 +266,62 @@ mod tests {
             max: size(8000, 16),
             wanted: size(1000, 2),
             slot: Bytes(1 << 30),
-            price: Price::default(),
+            floor: Amount::ZERO,
             autoscaled: true,
             visible: None,
+            obeyed: None,
             plugged: None,
             pod_name: None,
             deleting: false,
         })
     }
 
-    fn see(book: &mut VmBook, visible: Option<Seal>, plugged: Size) {
-        let facts = VmFacts { visible, plugged: Some(plugged), ..book.facts.clone() };
+    fn see(book: &mut VmBook, visible: Seal, obeyed: Seal, plugged: Size) {
+        let facts = VmFacts {
+            visible: Some(visible),
+            obeyed: Some(obeyed.place()),
+            plugged: Some(plugged),
+            ..book.facts.clone()
+        };
         book.see(facts);
     }
 
     #[test]
-    fn a_promise_shrinks_only_when_approval_and_hypervisor_agree() {
+    fn a_promise_shrinks_only_when_the_operator_obeys_and_the_hypervisor_agrees() {
         let mut book = book();
         assert_eq!(book.promise(), size(250, 1));
         let large = book.issue(1, size(4000, 8));
         assert_eq!(book.promise(), size(4000, 8));
-        see(&mut book, Some(large), size(4000, 8));
+        see(&mut book, large, large, size(4000, 8));
         let small = book.issue(1, size(1000, 2));
         assert_eq!(book.promise(), size(4000, 8), "the object still shows the large one");
-        see(&mut book, Some(large), size(1000, 2));
-        assert_eq!(book.promise(), size(4000, 8), "unplugged, but the large one may be used again");
-        see(&mut book, Some(small), size(1000, 8));
+        see(&mut book, small, large, size(1000, 2));
+        assert_eq!(
+            book.promise(),
+            size(4000, 8),
+            "shown, but an order for the large one may be in flight"
+        );
+        see(&mut book, small, small, size(1000, 8));
         assert_eq!(book.promise(), size(1000, 8), "memory is not gone yet");
-        see(&mut book, Some(small), size(1000, 2));
+        see(&mut book, small, small, size(1000, 2));
         assert_eq!(book.promise(), size(1000, 2));
     }
 
     #[test]
-    fn an_older_copy_of_the_object_brings_nothing_back() {
+    fn what_is_put_back_counts_only_if_the_operator_may_obey_it() {
         let mut book = book();
         let first = book.issue(1, size(4000, 8));
         let second = book.issue(1, size(1000, 2));
-        see(&mut book, Some(second), size(1000, 2));
-        see(&mut book, Some(first), size(1000, 2));
-        assert_eq!(book.permit(), size(1000, 2));
+        see(&mut book, first, first, size(1000, 2));
+        see(&mut book, second, first, size(1000, 2));
+        see(&mut book, first, first, size(1000, 2));
+        assert_eq!((book.permit(), book.promise()), (size(1000, 2), size(4000, 8)));
+        see(&mut book, second, second, size(1000, 2));
         assert_eq!(book.promise(), size(1000, 2));
+        // A copy of the object from before that, or the old approval put back: both are of no effect.
+        see(&mut book, first, first, size(1000, 2));
+        assert_eq!((book.permit(), book.promise()), (size(1000, 2), size(1000, 2)));
+        assert_eq!(book.facts.obeyed, Some(second.place()));
     }
 
     #[test]
@@ -294,7 +331,7 @@ mod tests {
         for _ in 0..100 {
             book.issue(1, size(1000, 2));
         }
-        assert!(book.issued.len() <= MAX_ISSUED);
+        assert!(book.usable.len() <= MAX_USABLE);
         assert_eq!(book.promise(), size(8000, 2));
         assert_eq!(book.permit(), size(1000, 2));
     }
@@ -303,14 +340,16 @@ mod tests {
     fn numbers_grow_within_an_epoch_and_across() {
         let mut book = book();
         let visible = Seal { epoch: 3, generation: 70, size: size(1000, 2) };
-        see(&mut book, Some(visible), size(1000, 2));
+        see(&mut book, visible, visible, size(1000, 2));
         let seal = book.issue(4, size(1000, 2));
         assert!(seal.place() > visible.place());
         assert!(book.issue(4, size(1000, 3)).place() > seal.place());
         let mut twin = self::book();
         let visible = Seal { epoch: 4, generation: 9, size: size(1000, 2) };
-        see(&mut twin, Some(visible), size(1000, 2));
+        see(&mut twin, visible, visible, size(1000, 2));
         assert!(twin.issue(4, size(1000, 2)).place() > visible.place());
+        twin.facts.obeyed = Some((4, 99));
+        assert_eq!(twin.issue(4, size(1000, 3)).place(), (4, 100));
     }
 
     #[test]

@@ -47,7 +47,7 @@ fn growth_is_granted_only_when_kubelet_has_allocated_it() {
 }
 
 #[test]
-fn what_is_given_back_returns_when_object_and_hypervisor_show_it() {
+fn what_is_given_back_returns_when_the_operator_obeys_and_the_hypervisor_shows_it() {
     let mut world = world();
     world.ask("a", 1, size(500, 1), size(500, 1));
     let done = world.take();
@@ -56,9 +56,10 @@ fn what_is_given_back_returns_when_object_and_hypervisor_show_it() {
     assert_eq!(done.len(), 1, "nothing is taken from the pod yet");
     let mut facts = world.vms["vm-a"].clone();
     facts.visible = Some(seal);
-    world.vm(facts.clone());
-    assert_eq!(world.take(), []);
     facts.plugged = Some(Size { cpu: MilliCpu(500), ..size(1000, 2) });
+    world.vm(facts.clone());
+    assert_eq!(world.take(), [], "an order of the approval before may still be in flight");
+    facts.obeyed = Some(seal.place());
     world.vm(facts.clone());
     let done = world.take();
     let [Done::Resize(_, number, requests)] = done[..] else { panic!("{done:?}") };
@@ -372,12 +373,15 @@ fn a_new_ledger_takes_no_requests_away_that_an_older_answer_may_need() {
 fn overcommit_and_the_users_floor_decide_the_cost() {
     let mut world = World::new(&[node("n1", 2000, 16)]);
     let mut facts = vm("m", size(1000, 2));
-    facts.price.cpu_overcommit_thousandths = 4000;
-    facts.price.floor = amount(0, 4096);
+    facts.floor = amount(0, 4096);
     facts.visible = Some(Seal { epoch: 1, generation: 1, size: size(1000, 2) });
+    facts.obeyed = Some((1, 1));
     facts.plugged = Some(size(1000, 2));
     world.vm(facts);
-    world.pod(runner("m", Some("n1"), amount(350, 4096)));
+    let mut pod = runner("m", Some("n1"), amount(350, 4096));
+    let PodKind::Runner(facts) = &mut pod.kind else { panic!("not a runner") };
+    facts.price.cpu_overcommit_thousandths = 4000;
+    world.pod(pod);
     assert_eq!(world.take(), []);
     world.ask("m", 1, size(16_000, 2), size(1000, 2));
     let done = world.take();
@@ -427,4 +431,101 @@ fn a_pod_that_replaces_another_carries_the_promise() {
     world.pod(old);
     assert_eq!(world.ledger.dump().nodes["n1"].reserved, amount(0, 0));
     assert_eq!(reference("u", "n").uid, "u");
+}
+
+#[test]
+fn requests_are_not_lowered_while_a_vm_boots() {
+    let mut world = World::new(&[node("n1", 8000, 16)]);
+    let mut facts = vm("m", size(1000, 2));
+    facts.autoscaled = false;
+    world.vm(facts.clone());
+    // The pod was made when the spec wanted 4 CPUs: it boots with them.
+    world.pod(runner("m", Some("n1"), cost(size(4000, 2))));
+    let done = world.take();
+    let [Done::Approve(_, seal)] = done[..] else { panic!("{done:?}") };
+    (facts.visible, facts.obeyed) = (Some(seal), Some(seal.place()));
+    world.vm(facts.clone());
+    assert_eq!(world.take(), []);
+    // What is plugged in another pod says nothing about this one.
+    (facts.plugged, facts.pod_name) = (Some(size(250, 1)), Some("another".into()));
+    world.vm(facts.clone());
+    assert_eq!(world.take(), []);
+    (facts.plugged, facts.pod_name) = (Some(size(1000, 1)), Some("m-pod".into()));
+    world.vm(facts);
+    let done = world.take();
+    assert!(matches!(done[..], [Done::Resize(_, _, requests)] if requests == cost(size(1000, 2))));
+}
+
+#[test]
+fn an_approval_that_was_put_back_is_replaced_where_no_agent_does_it() {
+    let mut world = World::new(&[node("n1", 8000, 16)]);
+    let mut facts = vm("m", size(1000, 2));
+    facts.autoscaled = false;
+    world.vm(facts.clone());
+    world.pod(runner("m", Some("n1"), cost(size(1000, 2))));
+    let done = world.take();
+    let [Done::Approve(_, first)] = done[..] else { panic!("{done:?}") };
+    let show = |world: &mut World, visible: Seal, obeyed: Seal, wanted: Size| {
+        (facts.visible, facts.obeyed) = (Some(visible), Some(obeyed.place()));
+        (facts.plugged, facts.wanted) = (Some(size(1000, 2)), wanted);
+        world.vm(facts.clone());
+    };
+    let mut show = show;
+    show(&mut world, first, first, size(500, 2));
+    let done = world.take();
+    let [Done::Approve(_, second)] = done[..] else { panic!("{done:?}") };
+    show(&mut world, second, second, size(500, 2));
+    world.take();
+    // The first one is put back: the newest is written again, and growth goes on from there.
+    show(&mut world, first, second, size(500, 2));
+    assert_eq!(world.take(), [Done::Approve("vm-m".into(), second)]);
+    show(&mut world, first, second, size(800, 2));
+    let done = world.take();
+    let grown = done.iter().find_map(|done| match done {
+        Done::Approve(_, seal) => Some(*seal),
+        _ => None,
+    });
+    assert!(
+        grown.is_some_and(|seal| seal.size == size(800, 2) && seal.place() > second.place()),
+        "{done:?}"
+    );
+}
+
+#[test]
+fn a_shrink_that_may_still_arrive_is_waited_for_before_a_grant() {
+    let mut world = World::new(&[node("n1", 8000, 16)]);
+    world.running("a", "n1", size(4000, 2));
+    world.ask("a", 1, size(1000, 2), size(1000, 2));
+    let done = world.take();
+    world.patch("a", permit(&done[0]).1);
+    let done = world.take();
+    let [Done::Resize(_, number, requests)] = done[..] else { panic!("{done:?}") };
+    assert_eq!(requests, cost(size(1000, 2)));
+    world.tell(Event::ResizeEnded { pod: "pod-a".into(), number, result: ResizeResult::Unknown });
+    world.tell(Event::Pod(world.pods["pod-a"].clone()));
+    world.ask("a", 2, size(4000, 2), size(1000, 2));
+    let done = world.take();
+    assert!(
+        !done.iter().any(|done| matches!(done, Done::Answer(..))),
+        "it may still arrive: {done:?}"
+    );
+    // The pod shows another version: the order was for the one before.
+    let mut touched = world.pods["pod-a"].clone();
+    touched.version += 1;
+    world.tell(Event::Pod(touched));
+    let done = world.take();
+    assert!(done.iter().any(|done| matches!(done, Done::Answer(..))), "{done:?}");
+}
+
+#[test]
+fn an_order_that_met_another_version_is_repeated_promptly() {
+    let mut world = world();
+    world.ask("a", 1, size(2000, 4), size(1000, 2));
+    let done = world.take();
+    let [Done::Resize(_, number, _)] = done[..] else { panic!("{done:?}") };
+    world.tell(Event::ResizeEnded { pod: "pod-a".into(), number, result: ResizeResult::NotDone });
+    world.pass(Duration::from_millis(50));
+    let done = world.take();
+    world.resize(&done[0]);
+    assert_eq!(permit(&world.take()[0]).1.size, size(2000, 4));
 }

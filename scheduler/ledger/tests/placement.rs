@@ -52,14 +52,14 @@ fn a_vm_needs_room_for_what_was_approved_before() {
 }
 
 #[test]
-fn a_binding_counts_at_once_and_is_forgotten_when_it_fails() {
+fn a_binding_counts_at_once_and_is_forgotten_when_the_api_server_says_so() {
     let (mut world, _) = world();
     world.vm(vm("b", size(3000, 2)));
     world.vm(vm("c", size(3000, 2)));
     for name in ["b", "c"] {
         world.pod(runner(name, None, cost(size(3000, 2))));
     }
-    let placed = world.ledger.may_bind("pod-b", "n2").unwrap();
+    let (placed, _) = world.ledger.may_bind("pod-b", "n2").unwrap();
     world.tell(Event::Placing(placed));
     assert!(world.ledger.may_bind("pod-c", "n2").is_err(), "two bindings at a time");
     // A copy of the pod from before the binding changes nothing.
@@ -69,9 +69,13 @@ fn a_binding_counts_at_once_and_is_forgotten_when_it_fails() {
         matches!(&world.take()[..], [Done::Approve(vm, seal)] if vm == "vm-b" && seal.size == size(3000, 2))
     );
     world.tell(Event::PlacingFailed("pod-b".into()));
-    let placed = world.ledger.may_bind("pod-c", "n2").unwrap();
+    assert_eq!(world.take(), [Done::LookUp("pod-b".into())]);
+    assert!(world.ledger.may_bind("pod-c", "n2").is_err(), "it may be bound after all");
+    world.look_up("pod-b");
+    let (placed, _) = world.ledger.may_bind("pod-c", "n2").unwrap();
     world.tell(Event::Placing(placed));
     world.pod(runner("c", Some("n2"), cost(size(3000, 2))));
+    world.take();
     world.pass(Duration::from_secs(600));
     assert!(world.ledger.may_bind("pod-b", "n2").is_err(), "confirmed by the watch");
     assert!(world.ledger.may_bind("pod-c", "n1").unwrap_err().contains("is on node n2"));
@@ -79,14 +83,72 @@ fn a_binding_counts_at_once_and_is_forgotten_when_it_fails() {
 }
 
 #[test]
-fn a_binding_that_nobody_confirms_is_forgotten() {
+fn a_binding_that_nobody_confirms_counts_until_the_api_server_denies_it() {
     let (mut world, _) = world();
     world.vm(vm("b", size(3000, 2)));
     world.pod(runner("b", None, cost(size(3000, 2))));
-    let placed = world.ledger.may_bind("pod-b", "n2").unwrap();
+    let (placed, _) = world.ledger.may_bind("pod-b", "n2").unwrap();
+    world.tell(Event::Placing(placed.clone()));
+    world.take();
+    let reserved = |world: &World| world.ledger.dump().nodes["n2"].reserved;
+    for _ in 0..3 {
+        world.pass(Duration::from_secs(31));
+        assert_eq!(world.take(), [Done::LookUp("pod-b".into())], "asked until there is an answer");
+        assert_eq!(reserved(&world), cost(size(3000, 2)));
+    }
+    // The answer to a question that was asked before another attempt says nothing.
+    world.tell(Event::Placing(placed.clone()));
+    world.look_up("pod-b");
+    assert_eq!(reserved(&world), cost(size(3000, 2)));
+    world.pass(Duration::from_secs(31));
+    world.take();
+    world.look_up("pod-b");
+    assert_eq!(reserved(&world), amount(0, 0));
+    // Bound as wished, or gone: both are its word too.
+    world.tell(Event::Placing(placed.clone()));
+    world.tell(Event::PlacingFailed("pod-b".into()));
+    let version = placed.version + 1;
+    let found = Some(scheduler_ledger::PodFacts { version, ..placed });
+    world.tell(Event::LookedUp { uid: "pod-b".into(), found });
+    assert_eq!(reserved(&world), cost(size(3000, 2)));
+    world.take();
+    world.pass(Duration::from_secs(300));
+    assert_eq!(world.take(), []);
+    world.tell(Event::LookedUp { uid: "pod-b".into(), found: None });
+    assert_eq!(reserved(&world), amount(0, 0));
+}
+
+#[test]
+fn a_list_from_before_does_not_drop_a_pod_that_was_looked_up_or_bound() {
+    let (mut world, _) = world();
+    world.vm(vm("b", size(3000, 2)));
+    let mut pod = runner("b", None, cost(size(3000, 2)));
+    pod.version = 50;
+    world.tell(Event::LookedUp { uid: pod.uid.clone(), found: Some(pod.clone()) });
+    world.tell(Event::PodsListed(support::names(&["pod-a"])));
+    let (placed, _) = world.ledger.may_bind("pod-b", "n2").unwrap();
     world.tell(Event::Placing(placed));
-    world.pass(Duration::from_secs(61));
-    assert_eq!(world.ledger.dump().nodes["n2"].reserved, amount(0, 0));
+    world.tell(Event::PodsListed(support::names(&["pod-a"])));
+    assert_eq!(world.ledger.dump().nodes["n2"].reserved, cost(size(3000, 2)));
+    pod.node = Some("n2".into());
+    world.tell(Event::Pod(pod));
+    world.tell(Event::PodsListed(support::names(&["pod-a"])));
+    assert_eq!(world.ledger.dump().nodes["n2"].reserved, amount(0, 0), "now the list is newer");
+}
+
+#[test]
+fn the_next_pod_of_a_vm_keeps_room_for_what_is_approved() {
+    let (mut world, _) = world();
+    let mut facts = vm("b", size(1000, 1));
+    facts.visible = Some(Seal { epoch: 1, generation: 1, size: size(3000, 1) });
+    (facts.obeyed, facts.plugged) = (Some((1, 1)), Some(size(1000, 1)));
+    world.vm(facts);
+    world.pod(runner("b", Some("n1"), cost(size(1000, 1))));
+    // The object still names the pod on n1; the next one was bound meanwhile.
+    let mut next = runner("b", Some("n2"), cost(size(1000, 1)));
+    (next.uid, next.name) = ("pod-b2".into(), "b-pod-2".into());
+    world.pod(next);
+    assert_eq!(world.ledger.dump().nodes["n2"].reserved, cost(size(3000, 1)));
 }
 
 #[test]

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 /// A longer body is refused unread: names of 100,000 nodes fit.
 pub const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
+/// Name in kube-scheduler's client certificate: nobody else may place.
+pub const KUBE_SCHEDULER_SAN: &str = "kube-scheduler.neonvm.internal";
 /// The best score.
 pub const MAX_SCORE: i64 = 10;
 

@@ -21,6 +21,7 @@
 pub mod extender;
 mod permit;
 
+pub use extender::KUBE_SCHEDULER_SAN;
 pub use permit::{
     AUDIENCE, Approval, BadRequest, MAX_BODY_BYTES, MAX_CPU, MAX_MEMORY, MAX_REASON_CHARS,
     OLDEST_VERSION, ObjectRef, Outcome, PERMIT_PATH, PORT, PermitAnswer, PermitRequest, Refusal,

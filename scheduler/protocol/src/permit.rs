@@ -250,11 +250,6 @@ impl RefusalCode {
             Self::Other => "other",
         }
     }
-
-    /// Whether the same request may succeed later.
-    pub fn may_retry(self) -> bool {
-        matches!(self, Self::Unknown | Self::Busy | Self::NotReady | Self::Internal | Self::Other)
-    }
 }
 
 /// The body of every other status than 200.

@@ -1,6 +1,7 @@
 //! A running cluster, as scenarios and demonstrations use it: kubectl, images, components that can be killed and started.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -81,6 +82,21 @@ impl Cluster {
     /// A program of the cluster.
     pub fn program(&self, name: &str) -> PathBuf {
         self.facts.binaries.join(name)
+    }
+
+    /// Puts a program among those for the cluster's users.
+    pub fn offer(&self, name: &str, program: &Path) -> Result<()> {
+        let folder = self.layout.programs();
+        fs::create_dir_all(&folder).with_context(|| format!("make {}", folder.display()))?;
+        let link = folder.join(name);
+        match fs::remove_file(&link) {
+            Err(err) if err.kind() != ErrorKind::NotFound => {
+                return Err(err).with_context(|| format!("remove {}", link.display()));
+            }
+            _ => {}
+        }
+        std::os::unix::fs::symlink(program, &link)
+            .with_context(|| format!("make {}", link.display()))
     }
 
     /// The administrator's kubeconfig.

@@ -20,19 +20,20 @@ const FOLDERS: &[&str] = &[
     "host/agent/deploy",
 ];
 const DEFINITIONS: usize = 1;
-/// The tag under which manifests name the images of this repository.
+/// The registry and the tag under which manifests name the images of this repository.
+const LOCAL_REGISTRY: &str = "localhost/";
 const LOCAL_TAG: &str = "local";
 const ESTABLISHED: &str = "60s";
 const ROLL_OUT: Duration = Duration::from_secs(300);
 /// The number of steps that loading and deploying show.
 pub const STEPS: usize = 2;
 
-/// All manifests as one stream of documents, with the images' tag replaced.
-pub fn render(image_tag: &str) -> Result<String> {
-    render_folders(&repo_root()?, FOLDERS, image_tag)
+/// All manifests as one stream of documents, with the images' registry and tag replaced.
+pub fn render(registry: &str, tag: &str) -> Result<String> {
+    Ok(rename_images(&render_folders(&repo_root()?, FOLDERS)?, registry, tag))
 }
 
-fn render_folders(root: &Path, folders: &[&str], image_tag: &str) -> Result<String> {
+fn render_folders(root: &Path, folders: &[&str]) -> Result<String> {
     let mut text = String::new();
     for folder in folders {
         for (path, manifest) in manifests(&root.join(folder))? {
@@ -41,7 +42,7 @@ fn render_folders(root: &Path, folders: &[&str], image_tag: &str) -> Result<Stri
                 &format!("---\n# {name}\n{}\n", manifest.trim_start_matches("---\n").trim_end());
         }
     }
-    Ok(retag(&text, image_tag))
+    Ok(text)
 }
 
 /// The manifests of a folder by name, those with a namespace first: nothing can be put into one that is not there.
@@ -63,21 +64,19 @@ fn manifests(dir: &Path) -> Result<Vec<(PathBuf, String)>> {
     Ok(found)
 }
 
-/// Replaces `localhost/NAME:local` by `localhost/NAME:TAG`.
-fn retag(text: &str, tag: &str) -> String {
+/// Replaces `localhost/NAME:local` by `REGISTRY/NAME:TAG`.
+fn rename_images(text: &str, registry: &str, tag: &str) -> String {
     let end = |rest: &str| {
         rest.find(|c: char| !c.is_ascii_alphanumeric() && !"-_./".contains(c)).unwrap_or(rest.len())
     };
-    let mut parts = text.split("localhost/");
+    let mut parts = text.split(LOCAL_REGISTRY);
     let mut out = parts.next().unwrap_or_default().to_owned();
     for part in parts {
         let (name, rest) = part.split_at(end(part));
-        out += "localhost/";
-        out += name;
         let suffix = rest.strip_prefix(':').and_then(|rest| rest.strip_prefix(LOCAL_TAG));
         match suffix.filter(|rest| end(rest) == 0) {
-            Some(rest) => out += &format!(":{tag}{rest}"),
-            None => out += rest,
+            Some(rest) => out += &format!("{registry}/{name}:{tag}{rest}"),
+            None => out += &format!("{LOCAL_REGISTRY}{part}"),
         }
     }
     out
@@ -113,11 +112,11 @@ pub fn deploy(cluster: &Cluster, progress: &Progress, renewed: bool) -> Result<(
         let root = repo_root()?;
         let (definitions, rest) = FOLDERS.split_at(DEFINITIONS);
         step.say("applying the definitions");
-        let applied = apply(cluster, &render_folders(&root, definitions, LOCAL_TAG)?)?;
+        let applied = apply(cluster, &render_folders(&root, definitions)?)?;
         established(cluster, &applied)?;
         let before = workloads(cluster)?;
         step.say("applying the workloads");
-        let applied = apply(cluster, &render_folders(&root, rest, LOCAL_TAG)?)?;
+        let applied = apply(cluster, &render_folders(&root, rest)?)?;
         let deployed: Vec<Workload> = applied.iter().filter_map(Workload::of).collect();
         for workload in &deployed {
             if renewed && before.contains(workload) {
@@ -213,12 +212,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_repositorys_images_get_another_tag() {
+    fn only_the_repositorys_images_are_renamed() {
         let cases = [
-            ("image: localhost/neonvm-runner:local\n", "image: localhost/neonvm-runner:v2\n"),
+            ("image: localhost/neonvm-runner:local\n", "image: r.example/x/neonvm-runner:v2\n"),
             (
                 "\"localhost/a:local\", \"localhost/b:local\"",
-                "\"localhost/a:v2\", \"localhost/b:v2\"",
+                "\"r.example/x/a:v2\", \"r.example/x/b:v2\"",
             ),
             ("localhost/a:locality", "localhost/a:locality"),
             ("localhost/a:other", "localhost/a:other"),
@@ -226,7 +225,7 @@ mod tests {
             ("localhost/a", "localhost/a"),
         ];
         for (text, wanted) in cases {
-            assert_eq!(retag(text, "v2"), wanted);
+            assert_eq!(rename_images(text, "r.example/x", "v2"), wanted);
         }
     }
 
@@ -241,11 +240,11 @@ mod tests {
             fs::create_dir_all(root.join(folder)).unwrap();
             fs::write(root.join(folder).join(file), text).unwrap();
         }
-        let text = render_folders(&root, &["a", "b"], "local").unwrap();
+        let text = render_folders(&root, &["a", "b"]).unwrap();
         let wanted = "---\n# a/2.yaml\nkind: Namespace\n---\n# a/1.yaml\nkind: A1\n---\n# b/1.yaml\nkind: B\n";
         assert_eq!(text, wanted);
         fs::create_dir(root.join("empty")).unwrap();
-        assert!(render_folders(&root, &["empty"], "local").is_err());
+        assert!(render_folders(&root, &["empty"]).is_err());
         fs::remove_dir_all(root).unwrap();
     }
 

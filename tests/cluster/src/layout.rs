@@ -98,6 +98,11 @@ impl Layout {
         self.state.join("cluster.json")
     }
 
+    /// Programs for the people who use the cluster, to be put on their PATH.
+    pub fn programs(&self) -> PathBuf {
+        self.state.join("bin")
+    }
+
     /// One line per process that was started.
     pub fn processes(&self) -> PathBuf {
         self.state.join("processes")

@@ -4,6 +4,7 @@ pub mod archive;
 pub mod artifacts;
 pub mod cache;
 pub mod cgroup;
+pub mod cli;
 pub mod cluster;
 pub mod command;
 pub mod control_plane;

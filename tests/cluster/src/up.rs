@@ -33,15 +33,16 @@ pub fn up(cache: &Cache, progress: &Progress, size: NodeSize) -> Result<Cluster>
     let binaries = go::ensure(cache, progress)?;
     let images = small_images::ensure(cache, progress, &binaries)?;
     let _lock = cache.lock("cluster")?;
-    if let Some(cluster) = healthy(&layout, progress, &binaries, size)? {
-        return Ok(cluster);
-    }
-    let archives: Vec<PathBuf> = images.into_iter().map(|(_, path)| path).collect();
-    let made = make(&layout, progress, &binaries, size, &archives);
-    if let Err(err) = made {
-        return Err(give_up(cache, &layout, progress, err));
-    }
-    made
+    let cluster = match healthy(&layout, progress, &binaries, size)? {
+        Some(cluster) => cluster,
+        None => {
+            let archives: Vec<PathBuf> = images.into_iter().map(|(_, path)| path).collect();
+            make(&layout, progress, &binaries, size, &archives)
+                .map_err(|err| give_up(cache, &layout, progress, err))?
+        }
+    };
+    cluster.offer("kubectl", &cluster.program("kubectl"))?;
+    Ok(cluster)
 }
 
 /// The cluster that is up, when it can serve as it is; otherwise makes room for a new one.

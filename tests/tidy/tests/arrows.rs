@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use tests_tidy::{CRATES, Kind, kind, packages, root, tree};
+use tests_tidy::{CRATES, Kind, kind, packages, root, rust_files, tree};
 
 /// What a brain's whole dependency tree may hold besides crates of this workspace.
 const BRAIN_ALLOWED: &[&str] = &[
@@ -37,9 +37,6 @@ const BRAIN_BANNED: &[&str] = &[
     "rustix",
     "nix",
 ];
-
-/// The only brain that sees the CRD types, and so their derive-only dependencies.
-const SEES_THE_API: &str = "controller-lifecycle";
 
 #[test]
 fn every_member_has_a_kind_and_every_kind_a_member() {
@@ -79,10 +76,36 @@ fn brains_are_pure() {
     for (name, _) in CRATES.iter().filter(|(_, kind)| *kind == Kind::Brain) {
         for dependency in tree(name).unwrap() {
             assert!(!BRAIN_BANNED.contains(&dependency.as_str()), "{name} reaches {dependency}");
-            if *name == SEES_THE_API || kind(&dependency).is_some() {
-                continue;
-            }
-            assert!(BRAIN_ALLOWED.contains(&dependency.as_str()), "{name} reaches {dependency}");
+            let allowed =
+                kind(&dependency).is_some() || BRAIN_ALLOWED.contains(&dependency.as_str());
+            assert!(allowed, "{name} reaches {dependency}");
+        }
+    }
+}
+
+/// QEMU's monitor is the runner's alone.
+#[test]
+fn only_the_runner_speaks_to_qemu() {
+    let users: Vec<String> = packages()
+        .unwrap()
+        .into_iter()
+        .filter(|package| package.dependencies.iter().any(|name| name == "controller-qmp"))
+        .map(|package| package.name)
+        .collect();
+    assert_eq!(users, ["host-runner"]);
+}
+
+/// What runs in a guest is reached by vsock only.
+#[test]
+fn nothing_in_a_guest_serves_a_network() {
+    let reached = tree("guest-monitor").unwrap();
+    for server in ["hyper", "axum", "tonic"] {
+        assert!(!reached.iter().any(|name| name == server), "guest-monitor reaches {server}");
+    }
+    for (path, text) in rust_files().unwrap() {
+        for word in ["TcpListener", "TcpSocket", "UdpSocket"] {
+            let serves = path.starts_with("guest") && text.contains(word);
+            assert!(!serves, "{} uses {word}", path.display());
         }
     }
 }

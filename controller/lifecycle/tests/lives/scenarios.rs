@@ -18,10 +18,8 @@ fn condition(world: &World, kind: ConditionKind) -> (Truth, &'static str) {
 }
 
 fn grow(world: &mut World, milli: u32, gib: u64) {
-    world.want(|desired| {
-        desired.wanted = size(milli, gib);
-        desired.approved = Approved::Size(size(milli, gib));
-    });
+    world.want(|desired| desired.wanted = size(milli, gib));
+    world.approve(size(milli, gib));
 }
 
 #[test]
@@ -107,6 +105,7 @@ fn an_order_without_an_answer_does_not_leave_the_vm_scaling() {
     let plugged = world.plugged;
     world.tell(Event::OrderEnded {
         generation: lost.generation,
+        revision: 1000,
         plugged,
         ending: Ending::Failed("old".into()),
     });
@@ -178,10 +177,8 @@ fn a_crash_loop_slows_down() {
 #[test]
 fn a_pod_that_does_not_end_counts_as_failed_after_a_while() {
     let mut world = World::running(desired());
-    let now = world.now;
     let name = world.vm.pod_name().unwrap().to_owned();
-    world.pods.get_mut(&name).unwrap().terminating_since = Some(now);
-    world.observe();
+    world.pod_goes();
     grow(&mut world, 1000, 2);
     assert!(world.sent.is_empty(), "a pod that goes gets no orders");
     assert_eq!(world.status.phase, Phase::Running);
@@ -207,6 +204,7 @@ fn at_most_one_pod_waits_for_the_old_one() {
             restarts: 0,
             size: None,
             revision: None,
+            obeyed: None,
         },
         Settings { at_most_one_pod: true },
     );
@@ -305,9 +303,9 @@ fn a_silent_runner_gets_no_orders_and_its_size_stays_known() {
 #[test]
 fn a_revision_counts_as_reached_when_there_is_nothing_left_to_order() {
     let mut world = World::running(desired());
+    world.approve(size(1000, 2));
     world.want(|desired| {
         desired.wanted = size(1000, 2);
-        desired.approved = Approved::Size(size(1000, 2));
         desired.revision = Some((7, 1));
     });
     assert_eq!(world.status.revision, None);
@@ -319,4 +317,130 @@ fn a_revision_counts_as_reached_when_there_is_nothing_left_to_order() {
     assert_eq!(world.status.revision, Some((8, 2)), "without any change of size");
     world.operator_restarts(Settings::default());
     assert_eq!(world.status.revision, Some((8, 2)));
+}
+
+#[test]
+fn an_older_approval_does_not_count_any_more() {
+    let mut world = World::running(desired());
+    grow(&mut world, 250, 8);
+    world.order_ends(Ending::Done);
+    grow(&mut world, 250, 1);
+    world.order_ends(Ending::Done);
+    assert_eq!(world.status.obeyed, Some((1, 2)));
+    let written_back = |world: &mut World| {
+        world.replay(1);
+        world.want(|desired| desired.wanted = size(250, 8));
+        assert!(world.sent.is_empty(), "the old approval opened the gate");
+        assert_eq!(condition(world, ConditionKind::Resized).1, "WaitingForApproval");
+        assert_eq!(world.status.obeyed, Some((1, 2)));
+    };
+    written_back(&mut world);
+    world.operator_restarts(Settings::default());
+    world.runner_says();
+    written_back(&mut world);
+    world.approve(size(250, 2));
+    assert_eq!(world.sent.len(), 1);
+}
+
+#[test]
+fn an_approval_is_obeyed_when_nothing_larger_is_under_way() {
+    let mut world = World::running(desired());
+    let grown = |world: &mut World| {
+        grow(world, 250, 8);
+        assert_eq!(world.status.obeyed, Some((1, 1)), "it is as large as what is under way");
+        grow(world, 250, 2);
+        assert_eq!(world.status.obeyed, Some((1, 1)), "more than this may still come");
+    };
+    grown(&mut world);
+    world.order_ends(Ending::Done);
+    assert_eq!((world.status.obeyed, world.status.size), (Some((1, 2)), Some(size(250, 8))));
+    world.order_ends(Ending::Done);
+
+    let mut world = World::running(desired());
+    grown(&mut world);
+    world.order_gets_lost();
+    world.runner_says();
+    assert_eq!(world.status.obeyed, Some((1, 1)), "an idle runner may still get it");
+    world.later(25);
+    assert_eq!(world.status.obeyed, Some((1, 1)), "nobody has looked since");
+    world.runner_says();
+    assert_eq!(world.status.obeyed, Some((1, 2)));
+}
+
+#[test]
+fn an_approval_is_obeyed_before_the_pod_has_a_node() {
+    let mut world = World::running(desired());
+    grow(&mut world, 250, 8);
+    world.order_ends(Ending::Done);
+    let lost = world.vm.pod_name().unwrap().to_owned();
+    world.kill_pod(&lost);
+    world.later(60);
+    assert_eq!(
+        world.pod().map(|pod| pod.node.clone()),
+        Some(None),
+        "another one waits for its node"
+    );
+    world.approve(size(250, 2));
+    assert_eq!(world.status.obeyed, Some((1, 2)));
+    world.pod_becomes(PodState::Pending);
+    world.approve(size(250, 1));
+    assert_eq!(
+        world.status.obeyed,
+        Some((1, 2)),
+        "it boots with a node, and nobody has looked at it"
+    );
+    world.pod_ready();
+    assert_eq!(world.status.obeyed, Some((1, 3)));
+}
+
+#[test]
+fn a_new_leader_waits_for_what_the_old_one_ordered() {
+    let mut world = World::running(desired());
+    grow(&mut world, 250, 8);
+    world.operator_restarts(Settings::default());
+    world.late_arrives(0);
+    world.approve(size(250, 2));
+    world.want(|desired| desired.wanted = size(250, 2));
+    world.runner_says();
+    assert!(world.sent.is_empty(), "the runner is busy");
+    assert_eq!(world.status.obeyed, Some((1, 1)));
+    world.late_ends(0);
+    world.runner_says();
+    assert_eq!(world.status.obeyed, Some((1, 2)));
+    assert_eq!(world.sent.len(), 1, "back to what is wanted now");
+
+    let mut world = World::running(desired());
+    grow(&mut world, 250, 8);
+    world.operator_restarts(Settings::default());
+    world.approve(size(250, 2));
+    world.runner_says();
+    assert_eq!(world.status.obeyed, Some((1, 2)), "the old order is refused from now on");
+    world.late_arrives(0);
+    assert!(world.late.is_empty());
+}
+
+#[test]
+fn an_answer_that_was_overtaken_is_ignored() {
+    let mut world = World::running(desired());
+    grow(&mut world, 250, 8);
+    world.runner_is_asked();
+    world.order_ends(Ending::Done);
+    world.runner_is_heard();
+    assert_eq!(world.status.size, Some(size(250, 8)));
+}
+
+#[test]
+fn after_a_lost_order_no_shrink_may_turn_out_as_a_growth() {
+    let mut world = World::running(desired());
+    grow(&mut world, 250, 6);
+    world.order_ends(Ending::Done);
+    grow(&mut world, 250, 1);
+    world.order_gets_lost();
+    // From 6 GiB this would be a shrink, but the lost order may come first.
+    world.want(|desired| desired.wanted = size(250, 4));
+    world.later(5);
+    assert!(world.sent.is_empty());
+    world.later(20);
+    world.runner_says();
+    assert_eq!(world.sent.len(), 1);
 }

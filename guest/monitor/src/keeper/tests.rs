@@ -146,7 +146,7 @@ async fn cpus_that_never_appear_are_not_claimed() {
     plug(&guest, 1);
     beside(&guest, async |host| {
         let state = state(&host, set_cpu(1, 4000)).await;
-        assert_eq!((state.cpus_online, state.quota), (2, MilliCpu(4000)));
+        assert_eq!((state.cpus_online, state.quota), (2, MilliCpu(2000)));
     })
     .await;
 }

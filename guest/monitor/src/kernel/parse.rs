@@ -30,7 +30,7 @@ fn pair(line: &[u8]) -> Option<(&[u8], u64)> {
 /// `/proc/meminfo`. `None` without the two lines that nothing can be judged without.
 pub(crate) fn meminfo(text: &[u8]) -> Option<MemoryReading> {
     let mut memory = MemoryReading::default();
-    let (mut swap_total, mut swap_free) = (Bytes::ZERO, Bytes::ZERO);
+    let (mut swap_total, mut swap_free, mut swap_cached) = (Bytes::ZERO, Bytes::ZERO, Bytes::ZERO);
     let (mut total, mut available) = (None, None);
     for (key, kib) in lines(text).filter_map(pair) {
         let bytes = Bytes::from_kib(kib);
@@ -46,11 +46,12 @@ pub(crate) fn meminfo(text: &[u8]) -> Option<MemoryReading> {
             | b"Percpu:" => memory.counted = memory.counted.saturating_add(bytes),
             b"SwapTotal:" => swap_total = bytes,
             b"SwapFree:" => swap_free = bytes,
+            b"SwapCached:" => swap_cached = bytes,
             _ => {}
         }
     }
     (memory.total, memory.available) = (total?, available?);
-    memory.swap_used = swap_total.saturating_sub(swap_free);
+    memory.swap_used = swap_total.saturating_sub(swap_free).saturating_sub(swap_cached);
     Some(memory)
 }
 
@@ -190,6 +191,20 @@ mod tests {
         assert_eq!((memory.dirty, memory.swap_used), (Bytes::from_kib(10), Bytes::from_mib(1)));
         assert_eq!(meminfo(b"MemTotal: 5 kB\n"), None);
         assert_eq!(meminfo(b""), None);
+    }
+
+    #[test]
+    fn a_page_that_came_back_from_swap_counts_once() {
+        let level = |anon: u32, cached: u32, free: u32| {
+            let text = format!(
+                "MemTotal: 900000 kB\nMemAvailable: 300000 kB\nSwapCached: {cached} kB\n\
+                 AnonPages: {anon} kB\nSwapTotal: 200000 kB\nSwapFree: {free} kB\n"
+            );
+            meminfo(text.as_bytes()).unwrap().level()
+        };
+        let out = level(100_000, 0, 120_000);
+        assert_eq!(level(180_000, 80_000, 120_000), out, "it keeps its place in swap at first");
+        assert_eq!(level(180_000, 0, 200_000), out, "and loses it later");
     }
 
     #[test]

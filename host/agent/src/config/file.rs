@@ -115,7 +115,7 @@ fn scaling(
     }
     unit.end(problems);
     let mut default = section.section("defaultConfig", problems);
-    let fields = ReferenceFields::take(&mut default, problems);
+    let fields = ReferenceFields::take(&mut default);
     fields.check("scaling.defaultConfig.", problems);
     default.end(problems);
     match section.take("policy") {

@@ -2,125 +2,61 @@
 //! numbers of the `headroom` policy.
 
 use host_scaling::Headroom;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Problems;
 use super::section::Section;
 
+/// Name of a field, what is right for it, and how that is said.
+type Field = (&'static str, fn(&Value) -> bool, &'static str);
+
 /// The reference's fields. They belong to its policy: checked here, acted on there.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(crate) struct ReferenceFields {
-    load_average_fraction_target: Option<f64>,
-    memory_usage_fraction_target: Option<f64>,
-    memory_total_fraction_target: Option<f64>,
-    enable_lfc_metrics: Option<bool>,
-    lfc_use_largest_window: Option<bool>,
-    lfc_to_memory_ratio: Option<f64>,
-    lfc_window_size_minutes: Option<i64>,
-    lfc_min_wait_before_downscale_minutes: Option<i64>,
-    cpu_stable_zone_ratio: Option<f64>,
-    cpu_mixed_zone_ratio: Option<f64>,
+const FIELDS: [Field; 10] = [
+    ("loadAverageFractionTarget", |v| is(v, |x| x > 0.0 && x < 2.0), "above 0 and below 2"),
+    ("memoryUsageFractionTarget", |v| is(v, |x| x > 0.0 && x < 1.0), "above 0 and below 1"),
+    ("memoryTotalFractionTarget", |v| is(v, |x| x > 0.0 && x < 1.0), "above 0 and below 1"),
+    ("enableLFCMetrics", Value::is_boolean, "true or false"),
+    ("lfcUseLargestWindow", Value::is_boolean, "true or false"),
+    ("lfcToMemoryRatio", |v| is(v, |x| x > 0.0), "a number above 0"),
+    (WINDOW, |v| v.as_i64().is_some_and(|x| (2..=60).contains(&x)), "between 2 and 60"),
+    (WAIT, Value::is_i64, "a whole number"),
+    ("cpuStableZoneRatio", |v| is(v, |x| x >= 0.0), "0 or above"),
+    ("cpuMixedZoneRatio", |v| is(v, |x| x >= 0.0), "0 or above"),
+];
+const WINDOW: &str = "lfcWindowSizeMinutes";
+const WAIT: &str = "lfcMinWaitBeforeDownscaleMinutes";
+
+fn is(value: &Value, right: fn(f64) -> bool) -> bool {
+    value.as_f64().is_some_and(right)
 }
 
+/// Values of [`FIELDS`].
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ReferenceFields(Map<String, Value>);
+
 impl ReferenceFields {
-    pub(crate) fn take(section: &mut Section, problems: &mut Problems) -> Self {
-        Self {
-            load_average_fraction_target: section.float("loadAverageFractionTarget", problems),
-            memory_usage_fraction_target: section.float("memoryUsageFractionTarget", problems),
-            memory_total_fraction_target: section.float("memoryTotalFractionTarget", problems),
-            enable_lfc_metrics: section.flag("enableLFCMetrics", problems),
-            lfc_use_largest_window: section.flag("lfcUseLargestWindow", problems),
-            lfc_to_memory_ratio: section.float("lfcToMemoryRatio", problems),
-            lfc_window_size_minutes: section.whole("lfcWindowSizeMinutes", problems),
-            lfc_min_wait_before_downscale_minutes: section
-                .whole("lfcMinWaitBeforeDownscaleMinutes", problems),
-            cpu_stable_zone_ratio: section.float("cpuStableZoneRatio", problems),
-            cpu_mixed_zone_ratio: section.float("cpuMixedZoneRatio", problems),
-        }
+    pub(crate) fn take(section: &mut Section) -> Self {
+        let present =
+            FIELDS.iter().filter_map(|(name, ..)| Some(((*name).to_owned(), section.take(name)?)));
+        Self(present.collect())
     }
 
-    /// The VM's own value where it has one.
-    fn over(self, default: &Self) -> Self {
-        Self {
-            load_average_fraction_target: self
-                .load_average_fraction_target
-                .or(default.load_average_fraction_target),
-            memory_usage_fraction_target: self
-                .memory_usage_fraction_target
-                .or(default.memory_usage_fraction_target),
-            memory_total_fraction_target: self
-                .memory_total_fraction_target
-                .or(default.memory_total_fraction_target),
-            enable_lfc_metrics: self.enable_lfc_metrics.or(default.enable_lfc_metrics),
-            lfc_use_largest_window: self.lfc_use_largest_window.or(default.lfc_use_largest_window),
-            lfc_to_memory_ratio: self.lfc_to_memory_ratio.or(default.lfc_to_memory_ratio),
-            lfc_window_size_minutes: self
-                .lfc_window_size_minutes
-                .or(default.lfc_window_size_minutes),
-            lfc_min_wait_before_downscale_minutes: self
-                .lfc_min_wait_before_downscale_minutes
-                .or(default.lfc_min_wait_before_downscale_minutes),
-            cpu_stable_zone_ratio: self.cpu_stable_zone_ratio.or(default.cpu_stable_zone_ratio),
-            cpu_mixed_zone_ratio: self.cpu_mixed_zone_ratio.or(default.cpu_mixed_zone_ratio),
-        }
-    }
-
-    /// Every field is there and in range; names are told as `path` and field.
+    /// Every field is there and right; names are told as `path` and field.
     pub(crate) fn check(&self, path: &str, problems: &mut Problems) {
-        let mut float =
-            |name: &str, value: Option<f64>, ok: fn(f64) -> bool, range: &str| match value {
+        for (name, right, what) in FIELDS {
+            match self.0.get(name) {
                 None => problems.push(format!("{path}{name} is missing")),
-                Some(value) if !ok(value) => {
-                    problems.push(format!("{path}{name}: {value} is not {range}"));
+                Some(value) if !right(value) => {
+                    problems.push(format!("{path}{name}: {value} is not {what}"));
                 }
                 Some(_) => {}
-            };
-        let below_one: fn(f64) -> bool = |x| x > 0.0 && x < 1.0;
-        let ratio: fn(f64) -> bool = |x| x >= 0.0 && x.is_finite();
-        float(
-            "loadAverageFractionTarget",
-            self.load_average_fraction_target,
-            |x| x > 0.0 && x < 2.0,
-            "above 0 and below 2",
-        );
-        for (name, value) in [
-            ("memoryUsageFractionTarget", self.memory_usage_fraction_target),
-            ("memoryTotalFractionTarget", self.memory_total_fraction_target),
-        ] {
-            float(name, value, below_one, "above 0 and below 1");
-        }
-        let positive: fn(f64) -> bool = |x| x > 0.0 && x.is_finite();
-        float("lfcToMemoryRatio", self.lfc_to_memory_ratio, positive, "above 0");
-        float("cpuStableZoneRatio", self.cpu_stable_zone_ratio, ratio, "0 or above");
-        float("cpuMixedZoneRatio", self.cpu_mixed_zone_ratio, ratio, "0 or above");
-        for (name, value) in [
-            ("enableLFCMetrics", self.enable_lfc_metrics),
-            ("lfcUseLargestWindow", self.lfc_use_largest_window),
-        ] {
-            if value.is_none() {
-                problems.push(format!("{path}{name} is missing"));
             }
         }
-        self.check_windows(path, problems);
-    }
-
-    fn check_windows(&self, path: &str, problems: &mut Problems) {
-        let window = self.lfc_window_size_minutes;
-        let wait = self.lfc_min_wait_before_downscale_minutes;
-        match window {
-            None => problems.push(format!("{path}lfcWindowSizeMinutes is missing")),
-            Some(window) if !(2..=60).contains(&window) => {
-                problems
-                    .push(format!("{path}lfcWindowSizeMinutes: {window} is not between 2 and 60"));
-            }
-            Some(_) => {}
-        }
-        match (wait, window) {
-            (None, _) => problems.push(format!("{path}lfcMinWaitBeforeDownscaleMinutes is missing")),
-            (Some(wait), Some(window)) if wait < window => problems.push(format!(
-                "{path}lfcMinWaitBeforeDownscaleMinutes: {wait} is below lfcWindowSizeMinutes {window}"
-            )),
-            (Some(_), _) => {}
+        let minutes = |name| self.0.get(name).and_then(Value::as_i64);
+        if let (Some(wait), Some(window)) = (minutes(WAIT), minutes(WINDOW))
+            && wait < window
+        {
+            problems.push(format!("{path}{WAIT}: {wait} is below {WINDOW} {window}"));
         }
     }
 }
@@ -133,7 +69,8 @@ pub(crate) fn check_annotation(text: &str, default: &ReferenceFields) -> Result<
         Err(err) => problems.push(format!("not JSON: {err}")),
         Ok(value) => {
             let mut section = Section::root(value, &mut problems);
-            let fields = ReferenceFields::take(&mut section, &mut problems).over(default);
+            let mut fields = default.clone();
+            fields.0.extend(ReferenceFields::take(&mut section).0);
             if problems.0.is_empty() {
                 fields.check("", &mut problems);
             }

@@ -134,10 +134,6 @@ impl Section {
         self.typed(key, "a whole number", problems)
     }
 
-    pub(crate) fn flag(&mut self, key: &str, problems: &mut Problems) -> Option<bool> {
-        self.typed(key, "true or false", problems)
-    }
-
     pub(crate) fn cpu(&mut self, key: &str, problems: &mut Problems) -> Option<MilliCpu> {
         self.typed(key, "an amount of CPU", problems)
     }

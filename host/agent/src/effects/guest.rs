@@ -3,8 +3,10 @@
 //! ```text
 //!   wait --> open folder --> connect --> greet --> connected --> lost
 //!    ^                                                            |
-//!    +----------- 50 ms, doubled up to 1 s, anew after a success -+
+//!    +---- 50 ms, doubled each time, anew after 10 s connected ---+
 //! ```
+//! A guest that is not there yet is looked for each second; one that hangs up gets 5 s.
+//!
 //! Identity is the socket's place, below the folder of the VM's pod: never what a guest says. It reports until
 //! the VM is given up; every connection carries a number, so that late words of an old one are ignored.
 
@@ -18,12 +20,18 @@ use guest_protocol::{
 use guest_units::{Bytes, Size};
 use host_protocol::{ConnectError, Endpoint, HybridSocket, VSOCK_NAME, vsock_folder};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::Chain;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(1);
+/// Longest pause before another look for a guest that is not there.
+const BACKOFF_ABSENT: Duration = Duration::from_secs(1);
+/// Longest pause after a guest that was there and went: it must not set the rate.
+const BACKOFF_GONE: Duration = Duration::from_secs(5);
+/// A connection that lasted so long was a good one.
+const STEADY: Duration = Duration::from_secs(10);
 /// The guest sends at least one sample a second: so much silence is a dead connection.
 const IDLE: Duration = Duration::from_secs(10);
 
@@ -67,21 +75,25 @@ pub(crate) async fn keep_connected(
 ) {
     let mut pause = BACKOFF_MIN;
     for connection in 1.. {
-        tokio::select! {
+        let began = Instant::now();
+        let ended = tokio::select! {
             () = stop.cancelled() => return,
-            ended = one_connection(connection, &place, limits, &reports) => match ended {
-                Ok(()) => pause = BACKOFF_MIN,
-                Err(err) => tracing::debug!(error = %Chain(&err), "no connection to the guest"),
-            },
+            ended = one_connection(connection, &place, limits, &reports) => ended,
+        };
+        if let Err(err) = &ended {
+            tracing::debug!(error = %Chain(err), "no connection to the guest");
         }
         if reports.is_closed() {
             return;
         }
+        let absent = matches!(ended, Err(GuestError::Reach { .. }));
+        let longest = if absent { BACKOFF_ABSENT } else { BACKOFF_GONE };
+        pause = if began.elapsed() >= STEADY { BACKOFF_MIN } else { pause.min(longest) };
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
         }
-        pause = (pause * 2).min(BACKOFF_MAX);
+        pause *= 2;
     }
 }
 
@@ -139,7 +151,14 @@ pub(crate) enum Shrink {
     Veto { least: Size, reason: String },
 }
 
-/// Asks whether the guest can do with less.
+/// A guest's words in an Event or a log are printable ASCII, and no more of them than this.
+const REASON_CHARS: usize = 120;
+
+fn printable(reason: &str) -> String {
+    reason.chars().filter(|c| (' '..='~').contains(c)).take(REASON_CHARS).collect()
+}
+
+/// Asks whether the guest can do with less. What it names as its least is taken between the two sizes.
 pub(crate) async fn ask(
     link: &Link<ScalerHost>,
     generation: u64,
@@ -151,7 +170,8 @@ pub(crate) async fn ask(
     match link.request(request, limit).await? {
         ScalerResponse::Fine {} => Ok(Shrink::Fine),
         ScalerResponse::Veto { least, reason } => {
-            Ok(Shrink::Veto { least, reason: reason.as_str().to_owned() })
+            let least = least.clamp(to, from);
+            Ok(Shrink::Veto { least, reason: printable(reason.as_str()) })
         }
         // An answer to another question: counts as a refusal of this size.
         ScalerResponse::Confirmed { .. } => {
@@ -173,5 +193,74 @@ pub(crate) async fn tell(
             Ok(Some((cpus_online, memory_total)))
         }
         ScalerResponse::Fine {} | ScalerResponse::Veto { .. } => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use guest_protocol::{ScalerGuest, Session, accept};
+    use guest_units::MilliCpu;
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+
+    fn size(cpu: u32, mib: u64) -> Size {
+        Size { cpu: MilliCpu(cpu), memory: Bytes::from_mib(mib) }
+    }
+
+    async fn greet(
+        stream: tokio::io::DuplexStream,
+    ) -> Session<tokio::io::DuplexStream, ScalerGuest> {
+        let limit = Duration::from_secs(5);
+        accept(stream, "boot", LinkOptions::default(), limit).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_a_guest_names_is_clamped_and_its_words_are_cleaned() {
+        let (endpoint, mut listener) = Endpoint::mem();
+        let tasks = TaskTracker::new();
+        let of_guest = tasks.clone();
+        tasks.spawn(async move {
+            let session = greet(listener.accept().await.unwrap()).await;
+            let Session { link: _open, mut incoming, driver, .. } = session;
+            of_guest.spawn(driver.run());
+            while let Some(Received::Request(_, responder)) = incoming.next().await {
+                let reason = format!("caf\u{e9} \u{202e}{}", "x".repeat(250)).as_str().into();
+                let least = size(9000, 100);
+                responder.respond(ScalerResponse::Veto { least, reason }).unwrap();
+            }
+        });
+        let limit = Duration::from_secs(5);
+        let stream = endpoint.connect(limit).await.unwrap();
+        let session = dial::<ScalerHost, _>(stream, LinkOptions::default(), limit).await.unwrap();
+        tasks.spawn(session.driver.run());
+        let (from, to) = (size(2000, 2048), size(1000, 1024));
+        let Shrink::Veto { least, reason } =
+            ask(&session.link, 1, (from, to), limit).await.unwrap()
+        else {
+            panic!("a veto is no agreement");
+        };
+        assert_eq!(least, size(2000, 1024));
+        assert!(reason.starts_with("caf xxx") && reason.len() == REASON_CHARS, "{reason}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guest_that_hangs_up_does_not_set_the_rate() {
+        let (endpoint, mut listener) = Endpoint::mem();
+        let (reports, mut received) = mpsc::channel(64);
+        let limits = Limits { connect: Duration::from_secs(5) };
+        let stop = CancellationToken::new();
+        let tasks = TaskTracker::new();
+        tasks.spawn(keep_connected(GuestPlace::Mem(endpoint), limits, reports, stop.clone()));
+        tasks.spawn(async move { while received.recv().await.is_some() {} });
+        let end = Instant::now() + Duration::from_secs(60);
+        let mut connections = 0;
+        while let Ok(Some(stream)) = tokio::time::timeout_at(end, listener.accept()).await {
+            drop(greet(stream).await);
+            connections += 1;
+        }
+        // 50 ms doubled up to 5 s is 8 within 11 s, then one each 5 s.
+        assert!((10..=20).contains(&connections), "{connections} connections in a minute");
+        stop.cancel();
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! The authority's certificate and the token are read again whenever they are used, so that both can be rotated
 //! under a running agent. Connections are kept and used again; a kept one that turns out dead is replaced once,
-//! which repeats a request of the same generation. Answers of an older epoch are refused.
+//! which repeats a request of the same generation. Answers of an older epoch are refused, and no connection is kept
+//! to a server that did not answer well: the next request finds the one that leads.
 
 use std::io;
 use std::path::PathBuf;
@@ -125,10 +126,14 @@ impl SchedulerClient {
         &self,
         request: &PermitRequest,
     ) -> Result<PermitAnswer, PermitError> {
-        let answer = timeout(self.limit, self.exchange(request))
-            .await
-            .map_err(|_| PermitError::Deadline { limit: self.limit })??;
-        self.check(request, answer)
+        let answer = match timeout(self.limit, self.exchange(request)).await {
+            Err(_) => Err(PermitError::Deadline { limit: self.limit }),
+            Ok(Err(err)) => Err(err),
+            Ok(Ok((answer, connection))) => {
+                self.check(request, answer).inspect(|_| self.keep(connection))
+            }
+        };
+        answer.inspect_err(|_| self.close())
     }
 
     fn check(
@@ -152,14 +157,17 @@ impl SchedulerClient {
         Ok(answer)
     }
 
-    async fn exchange(&self, request: &PermitRequest) -> Result<PermitAnswer, PermitError> {
+    async fn exchange(
+        &self,
+        request: &PermitRequest,
+    ) -> Result<(PermitAnswer, Connection), PermitError> {
         let body = serde_json::to_vec(request).map_err(|source| PermitError::Encode { source })?;
         let body = Bytes::from(body);
         let token = self.token().await?;
         if let Some(mut kept) = self.keep_out() {
             let sent = kept.send_request(self.http(&token, body.clone())?).await;
             if let Ok(response) = sent {
-                return self.answer(kept, response).await;
+                return Ok((answer(response).await?, kept));
             }
         }
         let mut fresh = self.connect().await?;
@@ -167,7 +175,7 @@ impl SchedulerClient {
             .send_request(self.http(&token, body)?)
             .await
             .map_err(|source| PermitError::Send { source })?;
-        self.answer(fresh, response).await
+        Ok((answer(response).await?, fresh))
     }
 
     fn http(&self, token: &str, body: Bytes) -> Result<http::Request<Full<Bytes>>, PermitError> {
@@ -177,24 +185,6 @@ impl SchedulerClient {
             .header(http::header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
             .map_err(|source| PermitError::Build { source })
-    }
-
-    async fn answer(
-        &self,
-        connection: Connection,
-        response: http::Response<hyper::body::Incoming>,
-    ) -> Result<PermitAnswer, PermitError> {
-        let status = response.status();
-        let body = Limited::new(response.into_body(), MAX_ANSWER)
-            .collect()
-            .await
-            .map_err(|source| PermitError::Read { source })?
-            .to_bytes();
-        self.keep(connection);
-        if status.is_success() {
-            return serde_json::from_slice(&body).map_err(|source| PermitError::Decode { source });
-        }
-        Err(refusal(status.as_u16(), &body))
     }
 
     async fn token(&self) -> Result<String, PermitError> {
@@ -267,6 +257,21 @@ impl SchedulerClient {
     pub(crate) fn close(&self) {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
+}
+
+async fn answer(
+    response: http::Response<hyper::body::Incoming>,
+) -> Result<PermitAnswer, PermitError> {
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_ANSWER)
+        .collect()
+        .await
+        .map_err(|source| PermitError::Read { source })?
+        .to_bytes();
+    if status.is_success() {
+        return serde_json::from_slice(&body).map_err(|source| PermitError::Decode { source });
+    }
+    Err(refusal(status.as_u16(), &body))
 }
 
 fn refusal(status: u16, body: &[u8]) -> PermitError {

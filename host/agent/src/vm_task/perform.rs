@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use controller_api::Approval;
+use guest_protocol::{Link, LinkError, ScalerHost};
 use guest_units::Size;
 use host_scaling::{Action, Event, Why};
 use jiff::Timestamp;
@@ -22,6 +23,7 @@ pub(super) fn start(task: &Task, action: Action, why: Why) {
     let shared = Arc::clone(&task.shared);
     let report = task.report.clone();
     let view = task.view.clone();
+    let tasks = &task.shared.tasks;
     match action {
         Action::AskPermit { generation, want, least, current } => {
             let request = PermitRequest {
@@ -33,26 +35,28 @@ pub(super) fn start(task: &Task, action: Action, why: Why) {
                 least,
                 current,
             };
-            let asked = Asked { request, why, permit: view.approved.unwrap_or(current) };
-            task.shared.tasks.spawn(ask_permit(shared, view, asked, report));
+            let demand_age_ms = task.heard_at.map(millis);
+            let permit = view.approved.unwrap_or(current);
+            let asked = Asked { request, why, permit, demand_age_ms };
+            tasks.spawn(ask_permit(shared, view, asked, report));
         }
-        Action::PatchVm { generation, size, approval, .. } => {
-            let approval = approval.and_then(|wanted| {
-                let (found, approval) = task.approval.as_ref()?;
-                (*found == wanted).then(|| approval.clone())
-            });
+        Action::PatchVm { generation, size, approval: wanted, .. } => {
+            let kept = task.approval.as_ref().filter(|(found, _)| Some(*found) == wanted);
+            let approval = kept.map(|(_, approval)| approval.clone());
+            if approval.is_none() && wanted.is_some() {
+                // Written without it, it would count as written.
+                let ended = Report::PatchFailed { generation, raced: false, seen: None };
+                tasks.spawn(async move { drop(report.send(ended).await) });
+                return;
+            }
             let patch = Patch { generation, size, approval, why };
-            task.shared.tasks.spawn(patch_vm(shared, view, patch, report));
+            tasks.spawn(patch_vm(shared, view, patch, report));
         }
-        Action::AskGuest { .. } | Action::TellGuest { .. } => {
-            let link = task.link.as_ref().map(|(_, link)| link.clone());
-            task.shared.tasks.spawn(async move {
-                let ended = match link {
-                    Some(link) => talk(&shared, &view, &link, action).await,
-                    None => Report::GuestFailed { generation: action.generation() },
-                };
-                let _task_ended = report.send(ended).await;
-            });
+        Action::AskGuest { generation, from, to } => {
+            tasks.spawn(Talk::new(task, generation).ask(from, to));
+        }
+        Action::TellGuest { generation, plugged } => {
+            tasks.spawn(Talk::new(task, generation).tell(plugged));
         }
     }
 }
@@ -66,10 +70,12 @@ struct Asked {
     why: Why,
     /// The permit before, for the metrics.
     permit: Size,
+    /// How long ago the guest said what was decided on.
+    demand_age_ms: Option<u64>,
 }
 
 async fn ask_permit(shared: Arc<Shared>, view: VmView, asked: Asked, report: mpsc::Sender<Report>) {
-    let Asked { request, why, permit: before } = asked;
+    let Asked { request, why, permit: before, demand_age_ms } = asked;
     let (vm, namespace) = (view.key.name.as_str(), view.key.namespace.as_str());
     let (generation, want) = (request.generation, request.want);
     tracing::info!(
@@ -79,6 +85,7 @@ async fn ask_permit(shared: Arc<Shared>, view: VmView, asked: Asked, report: mps
         want_cpu = want.cpu.0,
         want_memory = want.memory.0,
         why = why.label(),
+        demand_age_ms,
         "permit asked"
     );
     let metrics = &shared.metrics;
@@ -178,62 +185,93 @@ async fn patch_vm(shared: Arc<Shared>, view: VmView, patch: Patch, report: mpsc:
     let _task_ended = report.send(ended).await;
 }
 
-async fn talk(
-    shared: &Shared,
-    view: &VmView,
-    link: &guest_protocol::Link<guest_protocol::ScalerHost>,
-    action: Action,
-) -> Report {
-    let limit = shared.file.guest.response_timeout;
-    let generation = action.generation();
-    let (vm, namespace) = (view.key.name.as_str(), view.key.namespace.as_str());
-    let began = Instant::now();
-    let (endpoint, from, to, answer) = match action {
-        Action::AskGuest { from, to, .. } => {
-            shared.metrics.guest_requested.count(from, to);
-            let answer =
-                guest::ask(link, generation, (from, to), limit).await.map(|shrink| match shrink {
-                    guest::Shrink::Fine => {
-                        shared.metrics.guest_approved.count(from, to);
-                        Report::Event(Event::GuestFine { generation })
-                    }
-                    guest::Shrink::Veto { least, reason } => {
-                        tracing::info!(vm, namespace, generation, reason, "guest vetoed");
-                        Report::Vetoed { generation, least, reason }
-                    }
-                });
-            ("MayShrink", from, to, answer)
+/// One question or notice to the guest.
+struct Talk {
+    shared: Arc<Shared>,
+    view: VmView,
+    link: Option<Link<ScalerHost>>,
+    report: mpsc::Sender<Report>,
+    generation: u64,
+    began: Instant,
+}
+
+impl Talk {
+    fn new(task: &Task, generation: u64) -> Self {
+        Self {
+            shared: Arc::clone(&task.shared),
+            view: task.view.clone(),
+            link: task.link.as_ref().map(|(_, link)| link.clone()),
+            report: task.report.clone(),
+            generation,
+            began: Instant::now(),
         }
-        Action::TellGuest { plugged, .. } => {
-            let answer = guest::tell(link, generation, plugged, limit).await.map(|confirmed| {
-                if let Some((cpus_online, memory_total)) = confirmed {
-                    tracing::info!(
-                        vm,
-                        namespace,
-                        generation,
-                        cpus_online,
-                        memory_total = memory_total.0,
-                        plugged_cpu = plugged.cpu.0,
-                        plugged_memory = plugged.memory.0,
-                        "guest confirmed"
-                    );
-                }
-                Report::Event(Event::GuestTold { generation })
-            });
-            ("Resized", plugged, plugged, answer)
-        }
-        Action::AskPermit { .. } | Action::PatchVm { .. } => {
-            return Report::GuestFailed { generation }; // not the guest's
-        }
-    };
-    Metrics::observe(&shared.metrics.guest_latency, from, to, began.elapsed());
-    let code = answer.as_ref().map_or_else(|err| err.label(), |_| "ok");
-    let labels = ByEndpointAndCode { endpoint, code };
-    shared.metrics.guest_outbound.get_or_create(&labels).inc();
-    answer.unwrap_or_else(|err| {
-        tracing::warn!(vm, namespace, generation, error = %Chain(&err), "guest did not answer");
-        Report::GuestFailed { generation }
-    })
+    }
+
+    async fn ask(self, from: Size, to: Size) {
+        let (generation, metrics) = (self.generation, &self.shared.metrics);
+        metrics.guest_requested.count(from, to);
+        let limit = self.shared.file.guest.response_timeout;
+        let answer = match &self.link {
+            Some(link) => guest::ask(link, generation, (from, to), limit).await,
+            None => Err(LinkError::Closed),
+        };
+        let ended = answer.map(|shrink| match shrink {
+            guest::Shrink::Fine => {
+                metrics.guest_approved.count(from, to);
+                Report::Event(Event::GuestFine { generation })
+            }
+            guest::Shrink::Veto { least, reason } => {
+                let (vm, namespace) = (&self.view.key.name, &self.view.key.namespace);
+                tracing::info!(vm, namespace, generation, reason, "guest vetoed");
+                Report::Vetoed { generation, least, reason }
+            }
+        });
+        self.finish("MayShrink", (from, to), ended).await;
+    }
+
+    async fn tell(self, plugged: Size) {
+        let generation = self.generation;
+        let limit = self.shared.file.guest.response_timeout;
+        let answer = match &self.link {
+            Some(link) => guest::tell(link, generation, plugged, limit).await,
+            None => Err(LinkError::Closed),
+        };
+        let ended = answer.map(|confirmed| {
+            if let Some((cpus_online, memory_total)) = confirmed {
+                tracing::info!(
+                    vm = self.view.key.name,
+                    namespace = self.view.key.namespace,
+                    generation,
+                    cpus_online,
+                    memory_total = memory_total.0,
+                    plugged_cpu = plugged.cpu.0,
+                    plugged_memory = plugged.memory.0,
+                    "guest confirmed"
+                );
+            }
+            Report::Event(Event::GuestTold { generation })
+        });
+        self.finish("Resized", (plugged, plugged), ended).await;
+    }
+
+    async fn finish(
+        self,
+        endpoint: &'static str,
+        (from, to): (Size, Size),
+        ended: Result<Report, LinkError>,
+    ) {
+        let Self { shared, view, generation, .. } = &self;
+        Metrics::observe(&shared.metrics.guest_latency, from, to, self.began.elapsed());
+        let code = ended.as_ref().map_or_else(LinkError::label, |_| "ok");
+        let labels = ByEndpointAndCode { endpoint, code };
+        shared.metrics.guest_outbound.get_or_create(&labels).inc();
+        let ended = ended.unwrap_or_else(|err| {
+            let (vm, namespace) = (&view.key.name, &view.key.namespace);
+            tracing::warn!(vm, namespace, generation, error = %Chain(&err), "guest did not answer");
+            Report::GuestFailed { generation: *generation }
+        });
+        let _task_ended = self.report.send(ended).await;
+    }
 }
 
 fn millis(began: Instant) -> u64 {

@@ -92,6 +92,10 @@ impl Api {
         }
         let version: u64 = next["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
         next["metadata"]["resourceVersion"] = (version + 1).to_string().into();
+        if next["spec"] != object["spec"] {
+            let generation = next["metadata"]["generation"].as_u64().unwrap();
+            next["metadata"]["generation"] = (generation + 1).into();
+        }
         self.patches.lock().unwrap().push(operations.clone());
         *object = next.clone();
         drop(object);
@@ -179,6 +183,7 @@ struct World {
     guest: Arc<Guest>,
     cap: Arc<Mutex<Size>>,
     queries: mpsc::Sender<Query>,
+    shared: Arc<Shared>,
     stop: CancellationToken,
     tasks: TaskTracker,
     folder: std::path::PathBuf,
@@ -239,8 +244,8 @@ async fn world(name: &str) -> World {
         queries: asked,
         stop: stop.clone(),
     };
-    tasks.spawn(run(shared, start));
-    World { api, guest, cap, queries, stop, tasks, folder }
+    tasks.spawn(run(Arc::clone(&shared), start));
+    World { api, guest, cap, queries, shared, stop, tasks, folder }
 }
 
 impl World {
@@ -344,4 +349,92 @@ async fn a_partial_permit_bounds_the_patch_and_a_lost_race_is_repeated() {
     *world.cap.lock().unwrap() = size(64_000, 64);
     let large = Size { cpu: MilliCpu(2000), memory: Bytes(3456 << 20) };
     world.until("grown after the race", |world| world.api.plugged() == large).await;
+}
+
+#[tokio::test]
+async fn a_late_patch_does_nothing() {
+    let world = world("late").await;
+    let approved = |object: &Value| view_of(object).proof.is_some();
+    world.until("approved", |world| approved(&world.api.object.lock().unwrap())).await;
+    let seen = view_of(&world.api.object.lock().unwrap());
+    let smaller = Size { cpu: MilliCpu(50), ..seen.spec };
+    let late = crate::patch::operations(&seen, smaller, None, Timestamp::UNIX_EPOCH);
+    world.demand(1500, 3000);
+    let large = Size { cpu: MilliCpu(2000), memory: Bytes(3456 << 20) };
+    world.until("grown", |world| world.api.plugged() == large).await;
+    assert_eq!(world.api.patch(&Value::Array(late)).0, 422);
+    assert_eq!(world.api.plugged(), large);
+}
+
+/// A task whose effects are left to the test.
+fn task(world: &World) -> (Task, mpsc::Receiver<Report>) {
+    let (report, reports) = mpsc::channel(4);
+    let view = view_of(&world.api.object.lock().unwrap());
+    (Task::new(Arc::clone(&world.shared), view, "pod-1".to_owned(), report), reports)
+}
+
+fn permit_of(generation: u64, size: Size) -> Report {
+    let approval = Approval { size, epoch: 1, generation, signature: String::new() };
+    Report::Permit { generation, permit: size, reason: String::new(), approval, want: size }
+}
+
+#[tokio::test]
+async fn an_approval_is_kept_only_when_its_permit_was_adopted() {
+    let world = world("adopted").await;
+    let (mut task, _reports) = task(&world);
+    let ask = |task: &mut Task| {
+        let start = task.scaler.next(task.now()).start;
+        let (action, _) =
+            start.into_iter().find(|(it, _)| matches!(it, Action::AskPermit { .. }))?;
+        task.handle(Event::Started(action));
+        Some(action.generation())
+    };
+    let first = ask(&mut task).unwrap();
+    task.reported(permit_of(first, size(250, 1)));
+    assert_eq!(task.approval.as_ref().unwrap().0, first);
+    task.handle(Event::Asked(size(1000, 2)));
+    let second = ask(&mut task).unwrap();
+    let too_small = Size { cpu: MilliCpu(100), memory: Bytes(1 << 30) };
+    task.reported(permit_of(second, too_small));
+    assert_eq!(task.approval.as_ref().unwrap().0, first, "an answer that does not fit is not used");
+}
+
+#[tokio::test]
+async fn a_patch_whose_approval_is_not_at_hand_fails() {
+    let world = world("missing").await;
+    let (task, mut reports) = task(&world);
+    let (from, size) = (task.view.spec, task.view.spec);
+    let patch = Action::PatchVm { generation: 7, from, size, approval: Some(6) };
+    perform::start(&task, patch, Why::Approval);
+    let ended = reports.recv().await.unwrap();
+    assert!(matches!(ended, Report::PatchFailed { generation: 7, raced: false, .. }));
+}
+
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_log_says_how_old_the_demand_was() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let log = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+    let _log = tracing::subscriber::set_default(log);
+    let world = world("age").await;
+    world.demand(1500, 3000);
+    let large = Size { cpu: MilliCpu(2000), memory: Bytes(3456 << 20) };
+    world.until("grown", |world| world.api.plugged() == large).await;
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let mut asked = lines.filter(|line| line["fields"]["message"] == "permit asked");
+    let grow = asked.find(|line| line["fields"]["why"] == "grow").unwrap();
+    assert!(grow["fields"]["demand_age_ms"].as_u64().unwrap() < 1000, "{grow}");
 }

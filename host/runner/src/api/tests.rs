@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use guest_units::{Bytes as Memory, MilliCpu};
 use host_protocol::{CLIENT_SAN, Endpoint, Generation, OrderResult, Outcome, RunnerState, What};
@@ -14,6 +13,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
@@ -22,12 +23,10 @@ use crate::cmdline::{Accel, Cpus};
 use crate::execute::Layout;
 use crate::keeper::Keeper;
 use crate::serve::{self, Serving};
-use crate::testing::spec;
+use crate::testing::{silent_monitor, spec};
 use crate::tls::TlsFiles;
 
 const SERVER_SAN: &str = "pg-x7k2p.runner.neonvm.internal";
-const LIMIT: Duration = Duration::from_secs(20);
-
 type Ca = CertifiedIssuer<'static, KeyPair>;
 
 /// Certificate and key as PEM.
@@ -82,7 +81,6 @@ impl Bench {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         let (state, ready) = (State::new(None), Ready::new(false));
-        // A monitor that answers nothing: these tests are not about QEMU.
         let qmp = silent_monitor(&tasks).await;
         let layout = Layout { spec: spec(), accel: Accel::Tcg, cpus: Cpus { start: 3, places: 3 } };
         let keeper = Keeper::at(Endpoint::mem().0);
@@ -156,15 +154,6 @@ fn install(folder: &std::path::Path, issuer: &Ca, trusted: &Ca) {
 
 fn local(listener: &tokio::net::TcpListener) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], listener.local_addr().unwrap().port()))
-}
-
-async fn silent_monitor(tasks: &TaskTracker) -> controller_qmp::Client {
-    let (ours, mut theirs) = tokio::io::duplex(4096);
-    theirs.write_all(b"{\"QMP\": {}}\n{\"return\": {}, \"id\": 0}\n").await.unwrap();
-    let (client, driver) = controller_qmp::Client::over(ours, LIMIT).await.unwrap();
-    drop(theirs); // every command ends at once
-    tasks.spawn(async move { driver.run().await.is_ok() });
-    client
 }
 
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -243,7 +232,8 @@ async fn malformed_requests_get_typed_answers() {
         ("PUT /v1/orders HTTP/1.1", "{\"what\": \"powerDown\"}", 400, "malformed_order"),
         ("PUT /v1/orders HTTP/1.1", big.as_str(), 413, "unreadable_body"),
         ("POST /v1/orders HTTP/1.1", "{}", 405, "wrong_method"),
-        ("GET /v1/state?known=-1 HTTP/1.1", "", 400, "malformed_query"),
+        ("GET /v1/state?epoch=1&known=-1 HTTP/1.1", "", 400, "malformed_query"),
+        ("GET /v1/state?known=1 HTTP/1.1", "", 400, "malformed_query"),
         ("GET /v1/state?seen=1 HTTP/1.1", "", 400, "malformed_query"),
         ("GET /ready HTTP/1.1", "", 404, "unknown_path"),
     ] {
@@ -271,14 +261,19 @@ async fn an_order_gets_its_outcome() {
 #[tokio::test]
 async fn a_state_is_answered_when_it_differs() {
     let bench = Bench::new("state").await;
-    let known = bench.state.get().revision;
     let (status, answer) =
-        bench.operator().await.request("GET /v1/state HTTP/1.1", "").await.unwrap();
+        bench.operator().await.request("GET /v1/state?epoch=7 HTTP/1.1", "").await.unwrap();
     let state: RunnerState = serde_json::from_str(&answer).unwrap();
     assert_eq!((status, state), (200, bench.state.get()));
+    let order = r#"{"generation": {"epoch": 6, "counter": 9}, "what": {"setCpu": "1"}}"#;
+    let (_, answer) =
+        bench.operator().await.request("PUT /v1/orders HTTP/1.1", order).await.unwrap();
+    let outcome: Outcome = serde_json::from_str(&answer).unwrap();
+    assert_eq!(outcome.result.label(), "stale", "a newer leader has looked");
 
+    let known = bench.state.get().revision;
     let mut waiting = bench.operator().await;
-    let line = format!("GET /v1/state?known={known} HTTP/1.1");
+    let line = format!("GET /v1/state?epoch=7&known={known} HTTP/1.1");
     let (answer, ()) = tokio::join!(waiting.request(&line, ""), async {
         tokio::task::yield_now().await;
         bench.state.change(|state| state.plugged.memory = Memory(1 << 30));
@@ -291,11 +286,33 @@ async fn a_state_is_answered_when_it_differs() {
 async fn the_plain_port_reads_only() {
     let bench = Bench::new("readiness").await;
     assert_eq!(bench.get("/ready").await.0, 503);
-    bench.ready.with(Readiness::keeper_heard);
+    bench.ready.tell(Readiness::keeper_heard);
     assert_eq!(bench.get("/ready").await.0, 200);
     assert!(bench.get("/metrics").await.1.ends_with("# EOF\n"));
     assert_eq!(bench.get("/v1/state").await.0, 404);
     let stream = TcpStream::connect(bench.plain).await.unwrap();
     let put = Connection(Box::new(stream)).request("PUT /ready HTTP/1.1", "x").await.unwrap();
     assert_eq!(put.0, 405);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_no_waits_a_moment_for_a_yes_but_only_for_a_few() {
+    let (ready, asked) = (Ready::new(false), Instant::now());
+    let mut requests = JoinSet::new();
+    for _ in 0..READY_PLACES + 2 {
+        let ready = ready.clone();
+        requests.spawn(async move { (ready.soon().await, asked.elapsed()) });
+    }
+    let moment = Duration::from_millis(300);
+    sleep(moment).await;
+    ready.tell(Readiness::keeper_heard);
+    let mut answers = requests.join_all().await;
+    answers.sort();
+    let (at_once, waited) = answers.split_at(2);
+    assert_eq!(at_once, [(false, Duration::ZERO); 2]);
+    assert_eq!(waited, [(true, moment); READY_PLACES]);
+
+    let (never, asked) = (Ready::new(false), Instant::now());
+    assert!(!never.soon().await);
+    assert_eq!(asked.elapsed(), READY_WAIT);
 }

@@ -3,16 +3,19 @@
 //! Up: add vCPUs, then the keeper brings them online and raises the quota. Down: the keeper lowers the quota
 //! and takes CPUs offline, then the vCPUs are removed. `device_del` is a request: its end is the event
 //! `DEVICE_DELETED`, whose path names the vCPU, or a refusal, or nothing at all, so QEMU is asked as well.
+//!
+//! What an order did not reach does not come later: the goal that a keeper gets when it connects is never more
+//! than what the runner shows as plugged.
 
 use std::time::Duration;
 
 use controller_qmp::{DeviceAdd, DeviceDel, Events, HotpluggableCpu, QueryHotpluggableCpus};
 use guest_units::MilliCpu;
-use host_protocol::{CpuScaling, Order, OrderResult};
+use host_protocol::{CpuScaling, Order, OrderResult, RunnerSpec};
 use tokio::time::{Instant, timeout};
 
 use super::{Executor, StepError};
-use crate::guest::Guest;
+use crate::guest::{Guest, GuestError};
 
 /// Removing a vCPU takes 15 to 30 ms; this long is a guest that does not want to.
 const REMOVAL_LIMIT: Duration = Duration::from_secs(3);
@@ -31,8 +34,24 @@ pub(super) async fn set<G: Guest>(
         let reason = format!("{cpu} is not between {} and {}", spec.cpu_min, spec.cpu_max);
         return Ok(OrderResult::Failed { reason });
     }
-    executor.cpu().ordered = Some((order.generation, cpu));
-    if spec.cpu_scaling == CpuScaling::SysfsScaling {
+    let ended = steps(executor, order, cpu, until).await;
+    let mut facts = executor.cpu();
+    let reached = match &ended {
+        Ok(OrderResult::Done) => cpu,
+        Ok(_) => facts.quota,
+        Err(_) => facts.quota.max(facts.goal.1),
+    };
+    facts.goal = (order.generation, cpu.min(reached));
+    ended
+}
+
+async fn steps<G: Guest>(
+    executor: &Executor<G>,
+    order: Order,
+    cpu: MilliCpu,
+    until: Instant,
+) -> Result<OrderResult, StepError> {
+    if executor.layout.spec.cpu_scaling == CpuScaling::SysfsScaling {
         return tell_guest(executor, order, cpu, until).await;
     }
     let want = cpu.whole_up();
@@ -65,8 +84,17 @@ async fn tell_guest<G: Guest>(
     until: Instant,
 ) -> Result<OrderResult, StepError> {
     let limit = until.saturating_duration_since(Instant::now());
-    let said = executor.guest.set_cpu(order.generation, cpu, limit).await?;
-    executor.cpu().quota = Some(said.quota);
+    let told = executor.guest.set_cpu(order.generation, cpu, limit).await;
+    let mut facts = executor.cpu();
+    let said = told.inspect_err(|err| {
+        if !matches!(err, GuestError::NotConnected) {
+            facts.quota = facts.quota.max(cpu); // nobody knows whether it was done
+        }
+    })?;
+    // A claim: a CPU that is not online is not used, whatever the quota says.
+    let RunnerSpec { cpu_min, cpu_max, .. } = executor.layout.spec;
+    facts.quota = said.quota.min(MilliCpu::from_cpus(said.online)).clamp(cpu_min, cpu_max);
+    drop(facts);
     if said.quota == cpu && said.online == cpu.whole_up() {
         return Ok(OrderResult::Done);
     }

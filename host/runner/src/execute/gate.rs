@@ -3,6 +3,9 @@
 //! CPU and memory are ordered independently and may overtake each other on their way, so each resource
 //! has its own newest generation; only the epoch, the operator's leadership, holds for all. The same order
 //! may come twice, because its answer may get lost.
+//!
+//! A new leader makes itself known before it orders anything: from then on the orders of earlier ones are refused, also
+//! those that are already here and wait for their turn.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -30,18 +33,25 @@ impl Gate {
             }
         }
         if order.generation.epoch < seen.epoch {
-            let newest = seen.newest.values().map(|order| order.generation).max();
-            return Err(newest.unwrap_or_default());
+            return Err(Generation { epoch: seen.epoch, counter: 0 });
         }
         seen.epoch = order.generation.epoch;
         seen.newest.insert(resource, order);
         Ok(())
     }
 
+    /// Refuses the orders of earlier epochs from now on.
+    pub(super) fn fence(&self, epoch: u64) {
+        let mut seen = self.seen();
+        seen.epoch = seen.epoch.max(epoch);
+    }
+
     /// The generation that has overtaken an admitted order.
     pub(super) fn newer_than(&self, order: Order) -> Option<Generation> {
-        let newest = self.seen().newest.get(&order.what.resource())?.generation;
-        (newest > order.generation).then_some(newest)
+        let seen = self.seen();
+        let fenced = Generation { epoch: seen.epoch, counter: 0 };
+        let newest = seen.newest.get(&order.what.resource()).map(|order| order.generation);
+        newest.max(Some(fenced)).filter(|newest| *newest > order.generation)
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -97,9 +107,23 @@ mod tests {
     }
 
     #[test]
-    fn an_order_of_an_old_leader_learns_the_newest() {
+    fn an_order_of_an_old_leader_learns_of_the_new_one() {
         let gate = Gate::default();
         gate.admit(cpu(2, 7)).unwrap();
-        assert_eq!(gate.admit(memory(1, 9)), Err(Generation { epoch: 2, counter: 7 }));
+        assert_eq!(gate.admit(memory(1, 9)), Err(Generation { epoch: 2, counter: 0 }));
+    }
+
+    #[test]
+    fn a_leader_that_has_looked_ends_what_earlier_ones_ordered() {
+        let gate = Gate::default();
+        gate.admit(memory(1, 9)).unwrap();
+        gate.fence(2);
+        let fenced = Generation { epoch: 2, counter: 0 };
+        assert_eq!(gate.newer_than(memory(1, 9)), Some(fenced), "what waits or runs");
+        assert_eq!(gate.admit(cpu(1, 10)), Err(fenced), "what comes late");
+        gate.fence(1);
+        assert!(gate.admit(cpu(1, 11)).is_err(), "an old leader lifts nothing");
+        gate.admit(cpu(2, 1)).unwrap();
+        assert_eq!(gate.newer_than(cpu(2, 1)), None);
     }
 }

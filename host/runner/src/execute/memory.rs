@@ -57,16 +57,19 @@ pub(super) async fn set<G: Guest>(
     }
     let resize = Resize { executor, order, base: spec.memory_min, until };
     let want = total.saturating_sub(spec.memory_min).round_down(BLOCK);
-    let size = executor.memory_property("size").await?;
+    let mut size = executor.memory_property("size").await?;
     let requested = executor.memory_property("requested-size").await?;
-    if want >= size.max(requested) {
+    if requested > want.max(size) {
+        size = resize.withdraw(want.max(size)).await?;
+    }
+    if want >= size {
         return resize.grow(want).await;
     }
-    // From here on a size that the guest has, or was promised, is taken away: never without its consent.
-    if let Some(veto) = resize.ask(size.max(requested), want).await? {
+    // From here on something is taken that the guest has: never without its consent.
+    if let Some(veto) = resize.ask(size, want).await? {
         return Ok(veto);
     }
-    if want >= size { resize.grow(want).await } else { resize.shrink(size, want).await }
+    resize.shrink(size, want).await
 }
 
 struct Resize<'a, G> {
@@ -77,18 +80,38 @@ struct Resize<'a, G> {
 }
 
 impl<G: Guest> Resize<'_, G> {
-    /// What does not come in time may still come: it is approved, and no harm.
+    /// What does not come in time does not come later: nobody would count it.
     async fn grow(&self, want: Bytes) -> Result<OrderResult, StepError> {
         self.request(want).await?;
         Ok(match self.settle(want, None).await? {
             Settled::Reached => OrderResult::Done,
-            Settled::Stuck(size) => partial(format!(
-                "the guest has plugged {} of {} in time",
-                self.base.saturating_add(size),
-                self.base.saturating_add(want),
-            )),
-            Settled::Overtaken(_) => partial("a newer order came".to_owned()),
+            Settled::Stuck(size) => {
+                let size = self.withdraw(size).await?;
+                partial(format!(
+                    "the guest has plugged {} of {} in time",
+                    self.base.saturating_add(size),
+                    self.base.saturating_add(want),
+                ))
+            }
+            Settled::Overtaken(size) => {
+                self.withdraw(size).await?;
+                partial("a newer order came".to_owned())
+            }
         })
+    }
+
+    /// Lowers what was requested to no less than what is there, without a question, since nothing is taken: what
+    /// the guest plugs meanwhile it keeps. Returns the size.
+    async fn withdraw(&self, to: Bytes) -> Result<Bytes, StepError> {
+        let mut to = to;
+        loop {
+            self.request(to).await?;
+            let size = self.executor.memory_property("size").await?;
+            if size <= to {
+                return Ok(size);
+            }
+            to = size;
+        }
     }
 
     /// Steps down from `size`; the guest has just agreed to `want`.

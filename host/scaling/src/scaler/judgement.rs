@@ -5,7 +5,6 @@ use guest_units::{Bytes, MilliCpu, Moment, Size};
 use super::Scaler;
 use crate::event::Limits;
 use crate::goal::{Axis, Rule, Verdict, judge};
-use crate::peak::after;
 
 /// The state of both resources at one moment, from which every action follows.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +41,7 @@ impl Scaler {
         let numbers = &self.policy.headroom;
         let live = self.guest.live(now, numbers);
         let (cpu_settled, memory_settled) = self.vm.settled(now, numbers);
-        let calm = |spell| self.guest.heard_since().is_some_and(|at| after(at, spell) <= now);
+        let calm = |spell| self.guest.heard_since().is_some_and(|at| at + spell <= now);
         let veto = self.guest.veto(now);
         let Limits { min, max, slot } = self.limits;
         let cpu = judge(Axis {

@@ -2,6 +2,7 @@
 //! a guest, each of which answers after a moment. It checks the invariants at every action.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use guest_units::{Bytes, MilliCpu, Moment, Size};
@@ -13,6 +14,8 @@ const ANSWER: Duration = Duration::from_millis(10);
 const PLUG: Duration = Duration::from_millis(300);
 /// The operator tries a partial unplug again after this.
 const REPLUG: Duration = Duration::from_secs(5);
+/// The guest's word holds for so long.
+const AGREEMENT: Duration = Duration::from_secs(2);
 
 pub(crate) fn size(cpu_milli: u32, memory_mib: u64) -> Size {
     Size { cpu: MilliCpu(cpu_milli), memory: Bytes(memory_mib << 20) }
@@ -30,6 +33,8 @@ pub(crate) struct Behaviour {
     /// The guest accepts nothing below this.
     pub(crate) veto: Option<Size>,
     pub(crate) permit_fails: bool,
+    /// Failed permits were issued: only the answer is lost.
+    pub(crate) permit_lost: bool,
     pub(crate) patch_fails: bool,
     /// Failed patches are lost races.
     pub(crate) patch_races: bool,
@@ -45,13 +50,23 @@ pub(crate) struct World {
     pub(crate) now: Moment,
     pub(crate) view: VmView,
     pub(crate) log: Vec<(Moment, Action, Why)>,
+    /// What the brain may rely on.
     permit: Size,
+    /// The scheduler's newest approval: its number and size.
+    issued: (u64, Size),
+    /// The approvals that answers carry, by their requests' generations.
+    answers: HashMap<u64, (u64, Size)>,
+    /// Number of the approval that the object shows.
+    shown: u64,
     pending: Vec<(Moment, Event)>,
-    plug_at: Option<Moment>,
+    /// The operator's orders: each has its size from when it was given.
+    plugs: VecDeque<(Moment, Size)>,
     asking: Option<u64>,
     patching: Option<(u64, Size, Option<u64>)>,
     talking: Option<u64>,
-    agreed: Option<Size>,
+    /// What the guest is about to agree to.
+    nods: Option<Size>,
+    agreed: Option<(Size, Moment)>,
     connected: bool,
 }
 
@@ -66,11 +81,15 @@ impl World {
             view,
             log: Vec::new(),
             permit: limits.min,
+            issued: (1, limits.min),
+            answers: HashMap::new(),
+            shown: 1,
             pending: Vec::new(),
-            plug_at: None,
+            plugs: VecDeque::new(),
             asking: None,
             patching: None,
             talking: None,
+            nods: None,
             agreed: None,
             connected: false,
         };
@@ -92,6 +111,29 @@ impl World {
         self.talking = None;
         self.agreed = None;
         self.event(Event::GuestLost);
+    }
+
+    /// The agent dies with everything it had in flight, and another one starts. `lands`: the API server had
+    /// taken the patch; the scheduler has issued what it was asked for.
+    pub(crate) fn restart(&mut self, lands: bool) {
+        for (_, event) in std::mem::take(&mut self.pending) {
+            if lands && matches!(event, Event::Patched { .. }) {
+                self.written();
+            }
+        }
+        (self.asking, self.patching, self.talking, self.agreed) = (None, None, None, None);
+        self.permit = self.view.approved.unwrap();
+        let first = self.log.last().map_or(100, |(_, action, _)| action.generation()) + 1;
+        self.scaler = Scaler::new(self.limits, Policy::default(), first);
+        self.event(Event::Vm(self.view));
+        if self.connected {
+            self.event(Event::GuestConnected);
+        }
+    }
+
+    /// The object shows the newest approval that was issued: nothing larger is promised any more.
+    pub(crate) fn approval_is_newest(&self) -> bool {
+        self.shown == self.issued.0 && self.view.approved == Some(self.issued.1)
     }
 
     pub(crate) fn sample(&mut self, demand: Size) {
@@ -118,7 +160,8 @@ impl World {
     pub(crate) fn until(&mut self, end: Moment) {
         for _ in 0..100_000 {
             let wake = self.scaler.next(self.now).wake_at;
-            let due = self.pending.iter().map(|(at, _)| *at).chain(wake).chain(self.plug_at).min();
+            let plug_at = self.plugs.front().map(|(at, _)| *at);
+            let due = self.pending.iter().map(|(at, _)| *at).chain(wake).chain(plug_at).min();
             match due {
                 Some(at) if at <= end => {
                     assert!(at > self.now, "time must advance: {at:?} at {:?}", self.now);
@@ -146,9 +189,8 @@ impl World {
     }
 
     fn arrive(&mut self) {
-        if self.plug_at.is_some_and(|at| at <= self.now) {
-            self.plug_at = None;
-            self.plug();
+        while let Some((_, target)) = self.plugs.pop_front_if(|(at, _)| *at <= self.now) {
+            self.plug(target);
         }
         let now = self.now;
         let (due, later): (Vec<_>, Vec<_>) =
@@ -168,12 +210,7 @@ impl World {
             }
             Event::PermitFailed { .. } => self.asking = None,
             Event::Patched { .. } => {
-                let (_, size, approval) = self.patching.take().unwrap();
-                self.view.spec = size;
-                if approval.is_some() {
-                    self.view.approved = Some(self.permit);
-                }
-                self.plug_at = Some(Moment(self.now.0 + PLUG));
+                self.written();
             }
             Event::PatchFailed { .. } => self.patching = None,
             Event::GuestFine { generation }
@@ -184,21 +221,34 @@ impl World {
                     return; // of an earlier connection
                 }
                 self.talking = None;
+                if matches!(event, Event::GuestFine { .. }) {
+                    self.agreed = self.nods.map(|to| (to, self.now + AGREEMENT));
+                }
             }
             _ => {}
         }
         self.scaler.handle(event, self.now);
     }
 
-    /// The operator: plugs at most what is approved.
-    fn plug(&mut self) {
-        let wanted = self.view.spec.min(self.view.approved.unwrap());
+    /// The API server takes the patch; the operator orders at most what is approved.
+    fn written(&mut self) {
+        let (_, size, approval) = self.patching.take().unwrap();
+        self.view.spec = size;
+        if let Some(approval) = approval {
+            let (number, size) = self.answers[&approval];
+            (self.shown, self.view.approved) = (number, Some(size));
+        }
+        let target = size.min(self.view.approved.unwrap());
+        self.plugs.push_back((self.now + PLUG, target));
+    }
+
+    fn plug(&mut self, wanted: Size) {
         let mut plugged = wanted;
         if let Some(floor) = self.behaviour.unplug_stops {
             plugged.memory = plugged.memory.max(floor.min(self.view.plugged.memory));
         }
-        if plugged != wanted {
-            self.plug_at = Some(Moment(self.now.0 + REPLUG));
+        if plugged != wanted && self.plugs.is_empty() {
+            self.plugs.push_back((self.now + REPLUG, wanted));
         }
         if plugged != self.view.plugged {
             self.view.plugged = plugged;
@@ -218,7 +268,7 @@ impl World {
                 self.scaler.handle(Event::Started(action), self.now);
                 self.log.push((self.now, action, why));
                 let answer = self.answer(action);
-                self.pending.push((Moment(self.now.0 + ANSWER), answer));
+                self.pending.push((self.now + ANSWER, answer));
             }
         }
         panic!("the brain starts actions without end");
@@ -227,19 +277,30 @@ impl World {
     fn answer(&mut self, action: Action) -> Event {
         let behaviour = self.behaviour;
         match action {
-            Action::AskPermit { generation, .. } if behaviour.permit_fails => {
+            Action::AskPermit { generation, .. }
+                if behaviour.permit_fails && !behaviour.permit_lost =>
+            {
                 self.asking = Some(generation);
                 Event::PermitFailed { generation }
             }
             Action::AskPermit { generation, want, least, .. } => {
                 self.asking = Some(generation);
                 let room = behaviour.cap.map_or(want, |cap| want.min(cap));
-                let permit = want.min(room.max(self.permit)).max(least.min(want));
+                let (number, issued) = self.issued;
+                let permit = want.min(room.max(issued)).max(least.min(want));
+                if permit != issued {
+                    self.issued = (number + 1, permit);
+                }
+                self.answers.insert(generation, self.issued);
+                if behaviour.permit_fails {
+                    return Event::PermitFailed { generation };
+                }
                 let reason = if permit == want { "" } else { "no room" };
                 Event::PermitAnswered { generation, permit, reason: reason.to_owned() }
             }
             Action::PatchVm { generation, size, approval, .. } => {
                 self.patching = Some((generation, size, approval));
+                self.agreed = None;
                 if behaviour.patch_fails {
                     Event::PatchFailed { generation, raced: behaviour.patch_races }
                 } else {
@@ -252,7 +313,7 @@ impl World {
                     _ if behaviour.guest_fails => Event::GuestFailed { generation },
                     Some(least) if !least.fits_in(to) => Event::GuestVeto { generation, least },
                     _ => {
-                        self.agreed = Some(to);
+                        self.nods = Some(to);
                         Event::GuestFine { generation }
                     }
                 }
@@ -281,7 +342,8 @@ impl World {
                 assert_eq!(from, self.view.spec);
                 assert!(size.fits_in(self.limits.max.max(from)), "above max: {action:?}");
                 assert!(size.fits_in(self.permit.max(from)), "above the permit: {action:?}");
-                let agreed = self.agreed;
+                let agreed = self.agreed.filter(|(_, until)| *until > self.now);
+                let agreed = agreed.map(|(size, _)| size);
                 let fine = |smaller: bool, agreed: bool| !smaller || agreed;
                 assert!(
                     fine(

@@ -43,6 +43,7 @@ pub fn ordinary(name: &str, node: &str, requests: Amount) -> PodFacts {
         name: name.into(),
         node: Some(node.into()),
         finished: false,
+        version: 0,
         kind: PodKind::Ordinary { requests },
     }
 }
@@ -56,9 +57,10 @@ pub fn vm(name: &str, wanted: Size) -> VmFacts {
         max: size(16_000, 64),
         wanted,
         slot: Bytes::from_gib(1),
-        price: Price::default(),
+        floor: Amount::ZERO,
         autoscaled: true,
         visible: None,
+        obeyed: None,
         plugged: None,
         pod_name: Some(format!("{name}-pod")),
         deleting: false,
@@ -73,6 +75,7 @@ pub fn runner(vm: &str, node: Option<&str>, requests: Amount) -> PodFacts {
         name: format!("{vm}-pod"),
         node: node.map(str::to_owned),
         finished: false,
+        version: 0,
         kind: PodKind::Runner(RunnerFacts {
             vm_uid: format!("vm-{vm}"),
             spec: requests,
@@ -82,7 +85,7 @@ pub fn runner(vm: &str, node: Option<&str>, requests: Amount) -> PodFacts {
             generation: 1,
             observed: 1,
             pending: None,
-            overhead: None,
+            price: Price::default(),
         }),
     }
 }
@@ -97,6 +100,7 @@ pub enum Done {
     Answer(u64, Answer),
     Resize(String, u64, Amount),
     Approve(String, Seal),
+    LookUp(String),
     Denied(String, String),
     Served(String, Size),
 }
@@ -107,6 +111,9 @@ pub struct World {
     pub pods: BTreeMap<String, PodFacts>,
     pub vms: BTreeMap<String, VmFacts>,
     pub nodes: BTreeMap<String, NodeFacts>,
+    version: u64,
+    /// Versions of the pods that orders are for, by number.
+    pub versions: BTreeMap<u64, u64>,
     next_ticket: u64,
 }
 
@@ -120,6 +127,8 @@ impl World {
             pods: BTreeMap::new(),
             vms: BTreeMap::new(),
             nodes,
+            version: 0,
+            versions: BTreeMap::new(),
             next_ticket: 0,
         };
         world.relist(1);
@@ -148,8 +157,23 @@ impl World {
         self.ledger.handle(event, self.now);
     }
 
+    /// A pod changes. What stays as it was keeps its version.
+    pub fn change(&mut self, mut pod: PodFacts) {
+        if let Some(old) = self.pods.get(&pod.uid) {
+            pod.version = old.version;
+        }
+        if self.pods.get(&pod.uid) != Some(&pod) {
+            self.version += 1;
+            pod.version = self.version;
+        }
+        self.pods.insert(pod.uid.clone(), pod);
+    }
+
+    /// A pod changes, and the watch shows it.
     pub fn pod(&mut self, pod: PodFacts) {
-        self.pods.insert(pod.uid.clone(), pod.clone());
+        let uid = pod.uid.clone();
+        self.change(pod);
+        let pod = self.pods[&uid].clone();
         self.tell(Event::Pod(pod));
     }
 
@@ -163,6 +187,7 @@ impl World {
         let mut facts = vm(name, at);
         facts.plugged = Some(at);
         facts.visible = Some(Seal { epoch: 1, generation: 1, size: at });
+        facts.obeyed = Some((1, 1));
         self.vm(facts);
         self.pod(runner(name, Some(node), cost(at)));
         assert_eq!(self.take(), []);
@@ -180,9 +205,9 @@ impl World {
         want: Size,
         least: Size,
     ) -> u64 {
-        self.next_ticket += 1;
+        let ticket = self.ticket();
         self.tell(Event::Asked(Asked {
-            ticket: Ticket(self.next_ticket),
+            ticket: Ticket(ticket),
             caller_node: caller.into(),
             vm: reference(&format!("vm-{name}"), name),
             pod: reference(&format!("pod-{name}"), &format!("{name}-pod")),
@@ -190,6 +215,12 @@ impl World {
             want,
             least,
         }));
+        ticket
+    }
+
+    /// The next one.
+    pub fn ticket(&mut self) -> u64 {
+        self.next_ticket += 1;
         self.next_ticket
     }
 
@@ -212,8 +243,12 @@ impl World {
             self.tell(Event::Started(todo.id));
             done.push(match todo.action {
                 Action::Answer { ticket, answer } => Done::Answer(ticket.0, answer),
-                Action::Resize { pod, number, requests } => Done::Resize(pod.uid, number, requests),
-                Action::Approve { vm, seal, replaces: _ } => Done::Approve(vm.uid, seal),
+                Action::Resize { pod, version, epoch: _, number, requests } => {
+                    self.versions.insert(number, version);
+                    Done::Resize(pod.uid, number, requests)
+                }
+                Action::Approve { vm, seal } => Done::Approve(vm.uid, seal),
+                Action::LookUp { pod } => Done::LookUp(pod.uid),
                 Action::Notice { vm, notice: Notice::Denied { reason } } => {
                     Done::Denied(vm.uid, reason)
                 }
@@ -274,14 +309,21 @@ impl World {
         self.kubelet(uid);
     }
 
-    /// The agent writes the approval; the hypervisor follows.
+    /// The agent writes the approval; the operator obeys it, and the hypervisor follows.
     pub fn patch(&mut self, name: &str, seal: Seal) {
         let mut vm = self.vms[&format!("vm-{name}")].clone();
         vm.visible = Some(seal);
         vm.wanted = seal.size;
         self.vm(vm.clone());
         vm.plugged = Some(seal.size);
+        vm.obeyed = Some(seal.place());
         self.vm(vm);
+    }
+
+    /// The API server is asked for a pod, and shows it as it is.
+    pub fn look_up(&mut self, uid: &str) {
+        let found = self.pods.get(uid).cloned();
+        self.tell(Event::LookedUp { uid: uid.into(), found });
     }
 }
 

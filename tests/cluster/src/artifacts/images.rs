@@ -53,7 +53,7 @@ const RECIPES: &[Recipe] = &[
         name: "neonvm-runner",
         folder: "runner",
         base: Some("runner"),
-        files: &["vm-runner", "vhost-device-vsock", "vmlinuz"],
+        files: &["vm-runner", "vhost-device-vsock", "vmlinux"],
     },
     Recipe { name: "vm-postgres", folder: "vm-postgres", base: None, files: &["disk.qcow2"] },
     Recipe { name: "client", folder: "client", base: Some("client"), files: &[] },
@@ -74,7 +74,7 @@ struct Parts {
 impl Parts {
     fn file(&self, name: &str) -> Result<&Path> {
         match name {
-            "vmlinuz" => Ok(&self.kernel),
+            "vmlinux" => Ok(&self.kernel),
             "disk.qcow2" => Ok(&self.disk),
             program => self.binaries.path(program),
         }
@@ -86,8 +86,17 @@ impl Parts {
     }
 }
 
-/// Builds all images of the system, or finds them in the cache: name with tag, and archive.
-pub fn all(progress: &Progress) -> Result<Vec<(String, PathBuf)>> {
+/// The system, built.
+#[derive(Debug)]
+pub struct System {
+    /// Name with tag, and archive, of each image.
+    pub images: Vec<(String, PathBuf)>,
+    /// The plugin for kubectl.
+    pub kubectl_vm: PathBuf,
+}
+
+/// Builds the system, or finds it in the cache.
+pub fn all(progress: &Progress) -> Result<System> {
     tools::need_root()?;
     let cache = &Cache::open()?;
     progress.expect_more(STEPS);
@@ -100,7 +109,9 @@ pub fn all(progress: &Progress) -> Result<Vec<(String, PathBuf)>> {
     let binaries = rust::ensure(cache, progress)?;
     let disk = rootfs::postgres_disk(cache, progress, &binaries)?;
     let parts = Parts { kernel, disk, binaries, bases };
-    RECIPES.iter().map(|recipe| image(cache, progress, recipe, &parts)).collect()
+    let images = RECIPES.iter().map(|recipe| image(cache, progress, recipe, &parts));
+    let images = images.collect::<Result<_>>()?;
+    Ok(System { images, kubectl_vm: parts.binaries.path("kubectl-vm")?.to_path_buf() })
 }
 
 /// A base as an archive that a Dockerfile can start from.

@@ -16,7 +16,7 @@ use crate::tools;
 /// The number of steps that the build shows.
 pub const STEPS: usize = 2;
 /// Raised when the steps below change what comes out.
-const RECIPE: &str = "1";
+const RECIPE: &str = "2";
 const DEADLINE: Duration = Duration::from_secs(3600);
 const SHORT: Duration = Duration::from_secs(300);
 
@@ -59,7 +59,7 @@ pub fn ensure(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
     let place = cache.ensure(progress, "kernel", &key, |out, step| {
         build(&folder, &pin, &fragments, out, step)
     })?;
-    Ok(place.join("vmlinuz"))
+    Ok(place.join("vmlinux"))
 }
 
 fn read_pin(folder: &Path) -> Result<Pin> {
@@ -86,11 +86,11 @@ fn build(folder: &Path, pin: &Pin, fragments: &Fragments, out: &Path, step: &Ste
     fragments.check(&config)?;
     step.say("compiling the kernel: some seven minutes on two cores");
     run("nice")
-        .args(["-n", "5", "make", "bzImage", &format!("-j{}", pin.build.jobs)])
+        .args(["-n", "5", "make", "vmlinux", &format!("-j{}", pin.build.jobs)])
         .deadline(DEADLINE)
         .status()?;
-    fs::copy(source.join("arch/x86/boot/bzImage"), out.join("vmlinuz"))
-        .context("keep the kernel image")?;
+    // Entered through its PVH note: neither a boot loader nor a decompressor runs, which under emulation saves half a second.
+    run("objcopy").arg("--strip-all").arg("vmlinux").arg(out.join("vmlinux")).status()?;
     fs::write(out.join("config"), config).context("keep the final configuration")?;
     fs::remove_dir_all(&source).with_context(|| format!("remove {}", source.display()))
 }

@@ -10,8 +10,8 @@ use crate::command::Run;
 use crate::progress::Progress;
 use crate::tools;
 
-/// The number of steps that the builds show.
-pub const STEPS: usize = PROGRAMS.len() + 1;
+/// The number of steps that the builds show: the programs of each place, and the vsock back end.
+pub const STEPS: usize = PLACES.len() + 1;
 
 /// Static binaries for the inside of a VM.
 const GUEST_TARGET: &str = "x86_64-unknown-linux-musl";
@@ -27,6 +27,8 @@ enum Place {
     Guest,
 }
 
+const PLACES: &[Place] = &[Place::Guest, Place::Host];
+
 /// Package, binary, place.
 const PROGRAMS: &[(&str, &str, Place)] = &[
     ("guest-monitor", "vm-monitor", Place::Guest),
@@ -35,6 +37,7 @@ const PROGRAMS: &[(&str, &str, Place)] = &[
     ("controller-operator", "vm-controller", Place::Host),
     ("scheduler-extender", "autoscale-scheduler", Place::Host),
     ("host-agent", "autoscaler-agent", Place::Host),
+    ("controller-kubectl", "kubectl-vm", Place::Host),
 ];
 
 /// What was built, by name.
@@ -57,33 +60,42 @@ pub fn ensure(cache: &Cache, progress: &Progress) -> Result<Binaries> {
     let repo = repo_root()?;
     let target = target_dir(cache, &repo);
     let mut found = vec![(VSOCK_BACKEND, vsock_backend(cache, progress)?)];
-    for &(package, binary, place) in PROGRAMS {
-        found.push((binary, program(progress, &repo, &target, package, binary, place)?));
+    for &place in PLACES {
+        found.extend(programs(progress, &repo, &target, place)?);
     }
     Ok(Binaries(found))
 }
 
-/// Builds one program of this repository; returns its file.
-fn program(
+/// Builds the programs of one place in one call, so that what they share is compiled once; returns their files.
+fn programs(
     progress: &Progress,
     repo: &Path,
     target: &Path,
-    package: &str,
-    binary: &str,
     place: Place,
-) -> Result<PathBuf> {
-    progress.step(&format!("compile {binary}"), |step| {
+) -> Result<Vec<(&'static str, PathBuf)>> {
+    let mut names = Vec::new();
+    let mut args = vec!["build", "--locked"];
+    for &(package, binary, _) in PROGRAMS.iter().filter(|program| program.2 == place) {
+        args.extend(["--package", package, "--bin", binary]);
+        names.push(binary);
+    }
+    progress.step(&format!("compile {}", names.join(", ")), |step| {
         Run::new("cargo")
-            .args(["build", "--locked", "--package", package, "--bin", binary])
+            .args(args)
             .args(profile(place))
             .env("CARGO_TARGET_DIR", target)
             .dir(repo)
             .log(step.log())
             .deadline(DEADLINE)
             .status()?;
-        let path = target.join(output(place)).join(binary);
-        ensure!(path.is_file(), "cargo built no {}", path.display());
-        Ok(path)
+        let folder = target.join(output(place));
+        let files = names.into_iter().map(|name| (name, folder.join(name)));
+        files
+            .map(|(name, path)| {
+                ensure!(path.is_file(), "cargo built no {}", path.display());
+                Ok((name, path))
+            })
+            .collect()
     })
 }
 

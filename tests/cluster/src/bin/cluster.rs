@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
+use guest_units::{Bytes, MilliCpu};
 use tests_cluster::cache::Cache;
+use tests_cluster::cli;
 use tests_cluster::cluster::{Cluster, Facts};
 use tests_cluster::layout::Layout;
-use tests_cluster::options::{NodeSize, parse_cpu, parse_memory};
+use tests_cluster::options::NodeSize;
 use tests_cluster::progress::Progress;
 use tests_cluster::{artifacts, deploy, down, interrupt, process, small_images, system, tools, up};
 
@@ -38,11 +40,11 @@ enum Action {
         #[arg(long)]
         system: bool,
         /// CPU that each node offers, such as 1500m [default: all of the machine's].
-        #[arg(long, value_parser = |text: &str| parse_cpu(text))]
-        cpu: Option<u64>,
+        #[arg(long)]
+        cpu: Option<MilliCpu>,
         /// Memory that each node offers, such as 6Gi [default: all of the machine's].
-        #[arg(long, value_parser = |text: &str| parse_memory(text))]
-        memory: Option<u64>,
+        #[arg(long)]
+        memory: Option<Bytes>,
     },
     /// Takes the cluster away and makes sure that nothing of it is left.
     Down,
@@ -76,6 +78,9 @@ enum Action {
     },
     /// Prints the system's manifests.
     Render {
+        /// Where the nodes pull the images from.
+        #[arg(long, default_value = "localhost")]
+        registry: String,
         /// Tag of the images.
         #[arg(long, default_value = "local")]
         tag: String,
@@ -93,14 +98,9 @@ enum Part {
 }
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let args: Args = match cli::parse() {
         Ok(args) => args,
-        Err(err) => {
-            // Help is an answer, a wrong command line a mistake.
-            let code = if err.use_stderr() { 64 } else { 0 };
-            let _closed = err.print();
-            return ExitCode::from(code);
-        }
+        Err(code) => return code,
     };
     match interrupt::install().and_then(|()| run(args.command)) {
         Ok(()) => ExitCode::SUCCESS,
@@ -113,17 +113,15 @@ fn main() -> ExitCode {
 
 fn run(action: Action) -> Result<()> {
     match action {
-        Action::Up { system, cpu, memory } => {
-            bring_up(system, NodeSize { cpu_milli: cpu, memory_bytes: memory })
-        }
+        Action::Up { system, cpu, memory } => bring_up(system, NodeSize { cpu, memory }),
         Action::Down => take_down(),
         Action::Status => status(),
         Action::LoadImage { files } => load_image(&files),
         Action::Kubectl { args } => kubectl(&args),
         Action::Logs { component, follow } => logs(component.as_deref(), follow),
         Action::Build { what } => build(what),
-        Action::Render { tag } => {
-            say!("{}", deploy::render(&tag)?.trim_end());
+        Action::Render { registry, tag } => {
+            say!("{}", deploy::render(&registry, &tag)?.trim_end());
             Ok(())
         }
     }
@@ -140,6 +138,7 @@ fn bring_up(system: bool, size: NodeSize) -> Result<()> {
     };
     progress.note(&format!("up after {:.1} s", progress.elapsed().as_secs_f64()));
     say!("export KUBECONFIG={}", cluster.kubeconfig().display());
+    say!("export PATH={}:$PATH", cluster.layout().programs().display());
     Ok(())
 }
 
@@ -209,8 +208,16 @@ fn load_image(files: &[PathBuf]) -> Result<()> {
 fn kubectl(args: &[String]) -> Result<()> {
     let cluster = Cluster::open()?;
     let program = cluster.program("kubectl");
+    // kubectl looks for its plugins there, and they for it.
+    let mut path = cluster.layout().programs().into_os_string();
+    path.push(":");
+    path.push(std::env::var_os("PATH").unwrap_or_default());
     // Takes this program's place: kubectl has the terminal and the signals to itself.
-    let err = Command::new(&program).args(args).env("KUBECONFIG", cluster.kubeconfig()).exec();
+    let err = Command::new(&program)
+        .args(args)
+        .env("KUBECONFIG", cluster.kubeconfig())
+        .env("PATH", path)
+        .exec();
     Err(err).with_context(|| format!("run {}", program.display()))
 }
 
@@ -244,7 +251,7 @@ fn build(what: Option<Part>) -> Result<()> {
         say!("{}", artifacts::kernel::ensure(&cache, &progress)?.display());
     }
     if what.is_none_or(|part| part == Part::System) {
-        for (name, path) in system::images(&progress)? {
+        for (name, path) in artifacts::images::all(&progress)?.images {
             say!("{name} {}", path.display());
         }
     }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use tests_cluster::demo::{self, Options};
-use tests_cluster::interrupt;
+use tests_cluster::{cli, interrupt};
 
 /// Runs Postgres in a VM on a local Kubernetes cluster under a load that rises and falls, shows how CPU and memory follow it,
 /// checks that nothing broke, and writes a report to target/demo/report.html.
@@ -20,16 +20,10 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
+    let Args { down, as_is } = match cli::parse() {
         Ok(args) => args,
-        Err(err) => {
-            // Help is an answer, a wrong command line a mistake.
-            let code = if err.use_stderr() { 64 } else { 0 };
-            let _closed = err.print();
-            return ExitCode::from(code);
-        }
+        Err(code) => return code,
     };
-    let Args { down, as_is } = args;
     match interrupt::install().and_then(|()| demo::run(Options { down, as_is })) {
         Ok(ending) if ending.passed => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,

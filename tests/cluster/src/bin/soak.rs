@@ -1,7 +1,6 @@
 //! `cargo soak`: what takes longer than a person or CI waits. Many more random cases of every property test, then the
 //! scenarios of the real cluster in turn, again and again, until the time is up.
 
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -12,8 +11,8 @@ use tests_cluster::command::Run;
 use tests_cluster::options::NodeSize;
 use tests_cluster::progress::Progress;
 use tests_cluster::scenarios::{self, Needs, Scenario};
-use tests_cluster::tally::{Part, Tally, table};
-use tests_cluster::{interrupt, system, tools};
+use tests_cluster::tally::{Part, Tally};
+use tests_cluster::{cli, interrupt, system, tools};
 
 /// The crates whose property tests are worth more cases: the units, the codecs and the brains.
 const PROPERTIES: &[&str] = &[
@@ -39,22 +38,10 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
-        Err(err) => {
-            let code = if err.use_stderr() { 64 } else { 0 };
-            let _closed = err.print();
-            return ExitCode::from(code);
-        }
-    };
-    let mut parts = Vec::new();
-    if let Err(err) = interrupt::install().and_then(|()| run(&args, &mut parts)) {
-        eprintln!("{err:#}");
-        parts.push(Part::check("set-up", Duration::ZERO, false));
+    match cli::parse() {
+        Ok(args) => cli::checks(|parts| run(&args, parts)),
+        Err(code) => code,
     }
-    let total = Tally::sum(&parts);
-    let _closed = writeln!(std::io::stdout(), "\n{}\n{total}", table(&parts));
-    if total.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn run(args: &Args, parts: &mut Vec<Part>) -> Result<()> {

@@ -1,6 +1,5 @@
 //! `cargo verify`: everything that is checked about this repository, from its formatting to scenarios on a real cluster.
 
-use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -14,8 +13,8 @@ use tests_cluster::layout::Layout;
 use tests_cluster::options::NodeSize;
 use tests_cluster::progress::Progress;
 use tests_cluster::scenarios::{self, Needs, Scenario};
-use tests_cluster::tally::{Part, Tally, table};
-use tests_cluster::{down, interrupt, system, tools, up};
+use tests_cluster::tally::{Part, Tally};
+use tests_cluster::{cli, down, interrupt, system, tools, up};
 
 const BUILD: Duration = Duration::from_secs(2 * 3600);
 
@@ -35,22 +34,10 @@ struct Args {
 }
 
 fn main() -> ExitCode {
-    let args = match Args::try_parse() {
-        Ok(args) => args,
-        Err(err) => {
-            let code = if err.use_stderr() { 64 } else { 0 };
-            let _closed = err.print();
-            return ExitCode::from(code);
-        }
-    };
-    let mut parts = Vec::new();
-    if let Err(err) = interrupt::install().and_then(|()| run(&args, &mut parts)) {
-        eprintln!("{err:#}");
-        parts.push(Part::check("set-up", Duration::ZERO, false));
+    match cli::parse() {
+        Ok(args) => cli::checks(|parts| run(&args, parts)),
+        Err(code) => code,
     }
-    let total = Tally::sum(&parts);
-    let _closed = writeln!(std::io::stdout(), "\n{}\n{total}", table(&parts));
-    if total.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 fn run(args: &Args, parts: &mut Vec<Part>) -> Result<()> {

@@ -294,21 +294,19 @@ fn grown_after(recording: &Recording, begun: At, of: fn(Size) -> u64) -> Option<
     Some(first.at.since(begun))
 }
 
-/// Seconds from the first ask for memory under the memory load until the hypervisor shows more.
+/// Seconds from the first demand for more memory under the memory load until the hypervisor shows more.
 fn pressure(recording: &Recording) -> Option<f64> {
     let begun = recording.phase(Stage::MemoryHeavy)?.begun;
     let start = plugged_at(recording, begun)?.memory;
-    let first = |kinds: &[Kind], from: At| {
+    let first = |kind: Kind, from: At| {
         let events = recording.events.iter();
         let suits = |event: &&super::logs::Event| {
-            kinds.contains(&event.kind)
-                && event.at >= from
-                && event.memory.is_some_and(|it| it > start)
+            event.kind == kind && event.at >= from && event.memory.is_some_and(|it| it > start)
         };
         events.into_iter().find(suits).map(|event| event.at)
     };
-    let asked = first(&[Kind::GuestAsked, Kind::PermitAsked], begun)?;
-    Some(first(&[Kind::PlugDone], asked)?.since(asked))
+    let demanded = first(Kind::Demanded, begun)?;
+    Some(first(Kind::PlugDone, demanded)?.since(demanded))
 }
 
 /// Seconds from the end of the last heavy load until the VM object shows the minimum.

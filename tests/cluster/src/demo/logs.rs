@@ -51,7 +51,8 @@ impl Part {
 /// What happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
-    GuestAsked,
+    /// The guest's word that a request for a permit was decided from: a sample, or an ask.
+    Demanded,
     PermitAsked,
     PermitDecided,
     PermitAnswered,
@@ -64,8 +65,8 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const ALL: [(Self, &'static str); 10] = [
-        (Self::GuestAsked, "guest asked"),
+    /// All that have a line of their own.
+    const LOGGED: [(Self, &'static str); 9] = [
         (Self::PermitAsked, "permit asked"),
         (Self::PermitDecided, "permit decided"),
         (Self::PermitAnswered, "permit answered"),
@@ -78,12 +79,15 @@ impl Kind {
     ];
 
     fn of(message: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(_, text)| *text == message).map(|(kind, _)| *kind)
+        Self::LOGGED.iter().find(|(_, text)| *text == message).map(|(kind, _)| *kind)
     }
 
     /// The message in the log.
     pub(crate) fn message(self) -> &'static str {
-        Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("", |(_, text)| text)
+        Self::LOGGED
+            .iter()
+            .find(|(kind, _)| *kind == self)
+            .map_or("guest demanded", |(_, text)| text)
     }
 }
 
@@ -111,14 +115,15 @@ pub(super) fn collect(cluster: &Cluster, pod: &str, since: At, out: &Path) -> Re
             .with_context(|| format!("fetch the log of the {}", part.name()))?;
         let path = out.join(format!("{}.log", part.name()));
         fs::write(&path, &text).with_context(|| format!("write {}", path.display()))?;
-        events.extend(text.lines().filter_map(|line| event(part, line)));
+        let told = text.lines().filter_map(|line| event(part, line));
+        events.extend(told.flat_map(|(event, demand)| demand.into_iter().chain([event])));
     }
     events.sort_by(|a, b| a.at.0.total_cmp(&b.at.0));
     Ok(events)
 }
 
-/// Reads a line; nothing when it is not one of the events of our VM.
-fn event(part: Part, line: &str) -> Option<Event> {
+/// Reads a line, with the demand that it says it was decided from; nothing when it is not one of the events of our VM.
+fn event(part: Part, line: &str) -> Option<(Event, Option<Event>)> {
     let line: Value = serde_json::from_str(line).ok()?;
     let fields = &line["fields"];
     let kind = Kind::of(fields["message"].as_str()?)?;
@@ -127,7 +132,13 @@ fn event(part: Part, line: &str) -> Option<Event> {
     }
     let at = At::parse(line["timestamp"].as_str()?)?;
     let generation = fields["generation"].as_u64().unwrap_or_default();
-    Some(Event { at, part, kind, generation, memory: memory(kind, fields) })
+    let event = Event { at, part, kind, generation, memory: memory(kind, fields) };
+    let demand = fields["demand_age_ms"].as_f64().map(|age_ms| Event {
+        at: At(at.0 - age_ms / 1000.0),
+        kind: Kind::Demanded,
+        ..event.clone()
+    });
+    Some((event, demand))
 }
 
 fn memory(kind: Kind, fields: &Value) -> Option<Bytes> {
@@ -136,7 +147,7 @@ fn memory(kind: Kind, fields: &Value) -> Option<Bytes> {
         return None;
     }
     let value = match kind {
-        Kind::GuestAsked | Kind::PermitAsked => &fields["want_memory"],
+        Kind::Demanded | Kind::PermitAsked => &fields["want_memory"],
         Kind::PermitAnswered => &fields["permit_memory"],
         Kind::PermitDecided => {
             let (_, memory) = fields["permit"].as_str()?.split_once('/')?;
@@ -201,7 +212,6 @@ mod tests {
     fn each_part_names_its_memory_in_its_own_way() {
         let gib = 1_u64 << 30;
         let cases = [
-            (Part::Agent, "guest asked", json!({"want_memory": gib})),
             (Part::Agent, "permit asked", json!({"want_memory": gib})),
             (Part::Scheduler, "permit decided", json!({"permit": "250m/1Gi"})),
             (Part::Agent, "permit answered", json!({"permit_memory": gib})),
@@ -217,10 +227,21 @@ mod tests {
             fields["vm"] = json!("demo");
             fields["namespace"] = json!("default");
             fields["generation"] = json!(7);
-            let event = event(part, &line(&fields)).unwrap();
+            let (event, demand) = event(part, &line(&fields)).unwrap();
+            assert_eq!(demand, None);
             assert_eq!(event.kind.message(), message);
             assert_eq!((event.memory, event.generation), (Some(Bytes(gib)), 7), "{message}");
         }
+    }
+
+    #[test]
+    fn a_permit_is_asked_for_because_of_a_demand() {
+        let fields = json!({"message": "permit asked", "vm": "demo", "namespace": "default",
+            "generation": 7, "want_memory": 4096, "demand_age_ms": 250});
+        let (asked, demand) = event(Part::Agent, &line(&fields)).unwrap();
+        let demand = demand.unwrap();
+        assert_eq!((demand.kind, demand.generation), (Kind::Demanded, 7));
+        assert!((asked.at.since(demand.at) - 0.25).abs() < 1e-6);
     }
 
     #[test]
@@ -228,12 +249,12 @@ mod tests {
         let of = |vm: &str, message: &str| {
             line(&json!({"message": message, "vm": vm, "namespace": "default", "generation": 1}))
         };
-        assert!(event(Part::Agent, &of("demo", "guest asked")).is_some());
-        assert!(event(Part::Agent, &of("other", "guest asked")).is_none());
+        assert!(event(Part::Agent, &of("demo", "vm patched")).is_some());
+        assert!(event(Part::Agent, &of("other", "vm patched")).is_none());
         assert!(event(Part::Agent, &of("demo", "guest vetoed")).is_none());
         assert!(event(Part::Agent, "thread panicked").is_none());
         let cpu = json!({"message": "plug done", "vm": "demo", "namespace": "default", "resource": "cpu", "reached": 500});
-        assert_eq!(event(Part::Runner, &line(&cpu)).unwrap().memory, None);
+        assert_eq!(event(Part::Runner, &line(&cpu)).unwrap().0.memory, None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 
-use super::feed::Feed;
+use super::feed::{Feed, Lines, kubectl};
 use super::live::Live;
 use super::load::Loads;
 use super::recording::{At, Recording, Shared, Stage};
@@ -112,17 +112,18 @@ fn on_cluster(cluster: &Cluster, out: &Path) -> Result<Ending> {
         .deadline(Duration::from_secs(130))
         .output()
         .context("wait for the client's pod")?;
+    let question = FirstSql::prepare(cluster)?;
     say("kubectl apply -f tests/cluster/demo/vm.yaml");
     shared.lock().applied = Some(At::now());
     cluster.apply(VM_MANIFEST).context("apply the VM")?;
+    question.answer(cluster)?;
+    let answered = At::now();
     let feeds = [
         watch::vm(cluster, &shared),
         watch::top(cluster, &shared),
         watch::decisions(cluster, &shared),
         watch::ledger(cluster, &shared),
     ];
-    first_sql(cluster)?;
-    let answered = At::now();
     let took = {
         let mut recording = shared.lock();
         recording.first_sql = Some(answered);
@@ -139,18 +140,32 @@ fn on_cluster(cluster: &Cluster, out: &Path) -> Result<Ending> {
     Ok(ending)
 }
 
-/// Waits until Postgres answers. The pod asks by itself: an exec for each question would cost more than the answer.
-fn first_sql(cluster: &Cluster) -> Result<()> {
-    let script = format!(
-        "until PGCONNECT_TIMEOUT=1 psql {} -c 'SELECT 1' 2>/dev/null; do sleep 0.1; done",
-        sql_words().join(" ")
-    );
-    cluster
-        .kubectl_run(["exec", CLIENT, "--", "sh", "-c", &script])
-        .deadline(FIRST_SQL)
-        .output()
-        .map(drop)
-        .context("wait for the first SQL answer")
+/// A shell in the client's pod that asks Postgres as soon as it is told to, again and again until there is an answer. It
+/// waits for that word: an exec costs more than the answer, and a Service without a pod refuses only once a second.
+struct FirstSql(Lines);
+
+impl FirstSql {
+    fn prepare(cluster: &Cluster) -> Result<Self> {
+        let script = format!(
+            "read go; until psql {} -c 'SELECT 1' 2>/dev/null; do sleep 0.1; done",
+            sql_words().join(" ")
+        );
+        let words = ["exec", "-i", CLIENT, "--", "sh", "-c", &script];
+        Lines::start(kubectl(cluster, &words)).context("open a shell in the client's pod").map(Self)
+    }
+
+    /// Waits as a user would: until the VM says that it serves, then for the answer.
+    fn answer(mut self, cluster: &Cluster) -> Result<()> {
+        let limit = format!("--timeout={}s", FIRST_SQL.as_secs());
+        cluster
+            .kubectl_run(["wait", "--for=condition=Available", &limit])
+            .arg(format!("neonvm/{VM}"))
+            .deadline(FIRST_SQL + Duration::from_secs(10))
+            .output()
+            .context("wait for the VM to serve")?;
+        self.0.tell("go").context("tell the client's shell")?;
+        self.0.next(FIRST_SQL).context("wait for the first SQL answer").map(drop)
+    }
 }
 
 fn settle(shared: &Shared) -> Result<()> {

@@ -5,12 +5,10 @@ use guest_units::Bytes;
 use super::logs::{Event, Kind, Part};
 use super::recording::{At, Recording, Stage};
 
-/// An ask and the permit that serves it lie no further apart.
-const NEAR: f64 = 5.0;
 /// From the permit to the guest's word it takes no longer, or it is another growth's.
 const LONGEST: f64 = 20.0;
 
-/// One hop: what happened, and when after the guest's ask.
+/// One hop: what happened, and when after the guest's demand.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Hop {
     pub(crate) kind: Kind,
@@ -19,7 +17,7 @@ pub(crate) struct Hop {
     pub(crate) ms: f64,
 }
 
-/// A growth of memory from the guest's ask to its confirmation.
+/// A growth of memory from the guest's demand to its confirmation.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Growth {
     pub(crate) from: Option<Bytes>,
@@ -28,7 +26,7 @@ pub(crate) struct Growth {
 }
 
 impl Growth {
-    /// Milliseconds from the ask to the last hop.
+    /// Milliseconds from the demand to the last hop.
     pub(crate) fn total_ms(&self) -> f64 {
         self.hops.last().map_or(0.0, |hop| hop.ms)
     }
@@ -37,10 +35,7 @@ impl Growth {
 /// All growths of memory that can be followed from end to end.
 pub(crate) fn growths(events: &[Event]) -> Vec<Growth> {
     let permits = events.iter().filter(|event| event.kind == Kind::PermitAsked);
-    let mut found: Vec<Growth> = permits.filter_map(|permit| follow(events, permit)).collect();
-    // Two permits may serve one ask; the first that did is its growth.
-    found.dedup_by(|later, earlier| later.hops[0].at == earlier.hops[0].at);
-    found
+    permits.filter_map(|permit| follow(events, permit)).collect()
 }
 
 /// The growth to show: the first one that begins in the memory-heavy stage, else the first one at all.
@@ -65,14 +60,10 @@ fn follow(events: &[Event], permit: &Event) -> Option<Growth> {
     if from.is_some_and(|from| want <= from) {
         return None;
     }
-    // The oldest ask that this permit serves: asks are repeated until they are answered.
     let floor = from.unwrap_or_default();
-    let ask = events.iter().find(|event| {
-        let soon = permit.at.since(event.at);
-        event.kind == Kind::GuestAsked
-            && (0.0..=NEAR).contains(&soon)
-            && event.memory.is_some_and(|memory| memory > floor)
-    })?;
+    let demand = events
+        .iter()
+        .find(|event| event.kind == Kind::Demanded && event.generation == permit.generation)?;
     let same = |kind, after: At, generation: u64| {
         next(events, kind, after, |event| event.generation == generation)
     };
@@ -88,8 +79,8 @@ fn follow(events: &[Event], permit: &Event) -> Option<Growth> {
     })?;
     let ordered = same(Kind::OrderDone, done.at, sent.generation)?;
     let confirmed = next(events, Kind::GuestConfirmed, done.at, more)?;
-    let way = [ask, permit, decided, answered, patched, sent, started, done, ordered, confirmed];
-    if confirmed.at.since(ask.at) > LONGEST {
+    let way = [demand, permit, decided, answered, patched, sent, started, done, ordered, confirmed];
+    if confirmed.at.since(demand.at) > LONGEST {
         return None;
     }
     let mut hops: Vec<Hop> = way
@@ -98,7 +89,7 @@ fn follow(events: &[Event], permit: &Event) -> Option<Growth> {
             kind: event.kind,
             part: event.part,
             at: event.at,
-            ms: event.at.since(ask.at) * 1000.0,
+            ms: event.at.since(demand.at) * 1000.0,
         })
         .collect();
     hops.sort_by(|a, b| a.ms.total_cmp(&b.ms));
@@ -125,9 +116,8 @@ pub(crate) mod tests {
         };
         vec![
             event(-900.0, Part::Agent, Kind::GuestConfirmed, 3, 512),
-            event(0.0, Part::Agent, Kind::GuestAsked, 9, 700),
+            event(0.0, Part::Agent, Kind::Demanded, 4, 768),
             event(2.0, Part::Agent, Kind::PermitAsked, 4, 768),
-            event(40.0, Part::Agent, Kind::GuestAsked, 10, 720),
             event(61.0, Part::Scheduler, Kind::PermitDecided, 4, 768),
             event(63.0, Part::Agent, Kind::PermitAnswered, 4, 768),
             event(80.0, Part::Controller, Kind::OrderSent, 12, 768),
@@ -140,7 +130,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_growth_is_followed_from_the_first_ask_to_the_guests_word() {
+    fn a_growth_is_followed_from_the_demand_to_the_guests_word() {
         let growths = growths(&one_growth(1000.0));
         assert_eq!(growths.len(), 1);
         let growth = &growths[0];
@@ -155,16 +145,8 @@ pub(crate) mod tests {
     fn a_growth_that_misses_a_hop_is_not_told() {
         for missing in 1..one_growth(0.0).len() {
             let mut events = one_growth(1000.0);
-            // The repeated ask is no part of the way.
-            if missing != 3 {
-                events.remove(missing);
-                let whole = growths(&events).iter().any(|growth| {
-                    growth.hops[0].ms == 0.0
-                        && growth.hops.len() == 10
-                        && growth.hops[0].at == At(1000.0)
-                });
-                assert!(!whole, "event {missing} is not needed");
-            }
+            events.remove(missing);
+            assert!(growths(&events).is_empty(), "event {missing} is not needed");
         }
     }
 

@@ -1,4 +1,7 @@
 //! The last room of a node, wanted by a growing VM and by an ordinary pod at the same moment: only one of them gets it.
+//!
+//! Nobody but kubelet sees both wishes. Where kube-scheduler binds the pod in the milliseconds before it hears of the
+//! growth, kubelet turns the pod away and whoever owns it makes another: that pod has lost, and nothing is overcommitted.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -70,7 +73,7 @@ fn race(track: &Track, vm_later_ms: u64, pod_later_ms: u64) -> Result<()> {
     watch(track)?;
     let mut pod_won = false;
     cluster.wait_until("one of the two has the room", SOON, || {
-        pod_won = pod_phase(track, "rival")? == "Running";
+        pod_won = phase(&see_pod(track, "rival")?) == "Running";
         let vm_won = vm.see()?.plugged()? == size(VM_LARGE, 4);
         ensure!(!(pod_won && vm_won), "both have it");
         check_node(&space.api, node)?;
@@ -82,6 +85,10 @@ fn race(track: &Track, vm_later_ms: u64, pod_later_ms: u64) -> Result<()> {
         vm.wait_size(cluster, size(VM_LARGE, 4), SOON).context("after the pod has gone")?;
         vm.resize(size(VM_SMALL, 4))?;
     } else {
+        if turned_away(&see_pod(track, "rival")?) {
+            remove_pod(track, "rival")?;
+            create_pod(track, "rival", POD_WANTS)?;
+        }
         vm.resize(size(VM_SMALL, 4))?;
         wait_for_pod(track, "rival").context("after the VM has shrunk")?;
         remove_pod(track, "rival")?;
@@ -134,15 +141,29 @@ fn pod_path(track: &Track, name: &str) -> String {
     format!("/api/v1/namespaces/{}/pods/{name}", track.space.name())
 }
 
-fn pod_phase(track: &Track, name: &str) -> Result<String> {
-    let pod: Value = track.space.api.get(&pod_path(track, name))?;
-    Ok(pod["status"]["phase"].as_str().unwrap_or_default().to_owned())
+fn see_pod(track: &Track, name: &str) -> Result<Value> {
+    track.space.api.get(&pod_path(track, name))
+}
+
+fn phase(pod: &Value) -> &str {
+    pod["status"]["phase"].as_str().unwrap_or_default()
+}
+
+/// Whether kubelet refused the pod for want of room.
+fn turned_away(pod: &Value) -> bool {
+    pod["status"]["reason"].as_str().is_some_and(|reason| reason.starts_with("OutOf"))
 }
 
 fn wait_for_pod(track: &Track, name: &str) -> Result<()> {
     track.space.cluster.wait_until(&format!("the pod {name} runs"), SOON, || {
         check_node(&track.space.api, &track.node)?;
-        Ok(pod_phase(track, name)? == "Running")
+        let pod = see_pod(track, name)?;
+        ensure!(
+            !turned_away(&pod),
+            "{name} was turned away, though there is room: {}",
+            pod["status"]
+        );
+        Ok(phase(&pod) == "Running")
     })
 }
 

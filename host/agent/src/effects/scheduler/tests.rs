@@ -218,8 +218,11 @@ async fn old_epochs_and_stale_generations_are_refused() {
     let older = PermitRequest { want: size(1500), ..request(11) };
     let err = setup.client.permit(&older).await.unwrap_err();
     assert!(matches!(err, PermitError::OldEpoch { epoch: 1500, newest: 2000 }), "{err}");
+    assert!(setup.client.kept.lock().unwrap().is_empty(), "the next one goes to the leader");
+    setup.client.permit(&request(12)).await.unwrap();
     let err = setup.client.permit(&request(9)).await.unwrap_err();
     assert_eq!(err.newest(), Some(10));
+    assert!(setup.client.kept.lock().unwrap().is_empty());
 }
 
 #[test]

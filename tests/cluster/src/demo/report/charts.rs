@@ -155,7 +155,7 @@ const HEAD: f64 = 26.0;
 /// What the time before a step was spent with.
 fn meaning(kind: Kind) -> &'static str {
     match kind {
-        Kind::GuestAsked => "the guest's ask has arrived",
+        Kind::Demanded => "the guest's demand has arrived",
         Kind::PermitAsked => "agent decides, asks for a permit",
         Kind::PermitDecided => "scheduler books, resizes the pod",
         Kind::PermitAnswered => "the permit is back",

@@ -1,0 +1,136 @@
+//! What is late, old or without the lease does nothing.
+
+use super::*;
+
+fn failure(code: u16) -> Value {
+    let reason = if code == 404 { "NotFound" } else { "" };
+    json!({"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": "no"})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_resize_is_for_one_version_of_the_pod_and_is_repeated_for_the_next() {
+    let extender = extender("version").await;
+    extender.running().await;
+    extender.answer(Method::PATCH, "/pods/pg-x/resize", 409, failure(409));
+    let pod_json = json!({
+        "metadata": {"name": "pg-x", "namespace": "default", "uid": "p1", "generation": 1, "resourceVersion": "9",
+            "ownerReferences": [{"apiVersion": "v1", "kind": "VirtualMachine", "name": "pg", "uid": "u1"}]},
+        "spec": {"nodeName": "n1", "containers": [
+            {"name": "neonvm-runner", "resources": {"requests": {"cpu": "1100m", "memory": "1280Mi"}}}]},
+        "status": {"containerStatuses": [{"name": "neonvm-runner", "image": "", "imageID": "", "ready": true,
+            "restartCount": 0, "allocatedResources": {"cpu": "1100m", "memory": "1280Mi"}}]}
+    });
+    extender.answer(Method::GET, "/pods/pg-x", 200, pod_json);
+    let asked = extender.request(None, "/v1/permit", Some("agent-n1"), permit(1, "2").to_string());
+    let kubelet = async {
+        let resized = |call: &(Method, String, Value)| {
+            call.1.ends_with("/pods/pg-x/resize") && call.2["metadata"]["resourceVersion"] == "9"
+        };
+        extender.until("the second resize", resized, || async { true }).await;
+        let mut grown = pod(2100, 2);
+        grown.version = 10;
+        extender.core.tell(Event::Pod(grown)).await.unwrap();
+    };
+    let started = Instant::now();
+    let (answered, ()) = tokio::join!(asked, kubelet);
+    let (status, body) = answered.unwrap();
+    assert_eq!((status, &body["outcome"]), (StatusCode::OK, &json!("granted")), "{body}");
+    assert!(started.elapsed() < Duration::from_secs(5));
+    let versions: Vec<Value> = extender
+        .called(&Method::PATCH, "/pods/pg-x/resize")
+        .into_iter()
+        .map(|call| call["metadata"]["resourceVersion"].clone())
+        .collect();
+    assert_eq!(versions, [json!("7"), json!("9")]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_the_lease_nothing_is_sent() {
+    let extender = extender("fence").await;
+    extender.running().await;
+    let args = json!({"PodName": "o1", "PodNamespace": "default", "PodUID": "o1", "Node": "n1"});
+    let args = serde_json::from_value(args).unwrap();
+    let epoch = extender.dump().await.epoch.unwrap();
+    let refused = extender.effects.bind(&args, epoch + 1).await;
+    assert!(matches!(refused, Err(CallError::OutOfDate(_))), "{refused:?}");
+    assert!(extender.called(&Method::POST, "/pods/o1/binding").is_empty());
+    let order = crate::effects::ResizeOrder {
+        pod: scheduler_protocol::ObjectRef {
+            namespace: "default".into(),
+            name: "pg-x".into(),
+            uid: "p1".into(),
+        },
+        version: 7,
+        epoch: epoch + 1,
+        number: 1,
+        requests: Amount { cpu_millis: 1, memory_bytes: 1 },
+    };
+    extender.effects.resize(order, scheduler_ledger::Why::Return);
+    // The ledger decides anew about the pod as it is.
+    let looked = |call: &(Method, String, Value)| call.1.ends_with("/pods/pg-x");
+    extender.until("a look at the pod", looked, || async { true }).await;
+    assert!(extender.called(&Method::PATCH, "/pods/pg-x/resize").is_empty());
+    extender.effects.bind(&args, epoch).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_approval_that_was_put_back_is_replaced_and_a_newer_one_stays() {
+    let extender = extender("put-back").await;
+    extender.running().await;
+    let epoch = extender.dump().await.epoch.unwrap();
+    let size = Size { cpu: MilliCpu(1000), memory: Bytes::from_gib(1) };
+    let seal = |generation| scheduler_ledger::Seal { epoch, generation, size };
+    let vm = || scheduler_protocol::ObjectRef {
+        namespace: "default".into(),
+        name: "pg".into(),
+        uid: "u1".into(),
+    };
+    let path = "/virtualmachines/pg";
+    for (shown, written) in [(Some(9), true), (Some(10), false), (Some(11), false), (None, true)] {
+        let mut object = sign::tests::vm("u1");
+        object.metadata.resource_version = Some("5".into());
+        object.metadata.annotations = shown.map(|generation| {
+            extender.signer.sign("u1", seal(generation)).unwrap().to_annotations()
+        });
+        let looks = extender.called(&Method::GET, path).len();
+        let before = extender.called(&Method::PATCH, path).len();
+        extender.answer(Method::GET, path, 200, serde_json::to_value(&object).unwrap());
+        extender.effects.approve(vm(), seal(10), scheduler_ledger::Why::SpecWants);
+        let done = || async {
+            let patched = extender.called(&Method::PATCH, path).len() - before;
+            extender.called(&Method::GET, path).len() > looks && patched == usize::from(written)
+        };
+        extender.until("the write", |_| true, done).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert!(done().await, "shown: {shown:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_binding_of_unknown_end_counts_until_the_api_server_is_asked() {
+    let extender = extender("unknown").await;
+    extender.running().await;
+    let requests = Amount { cpu_millis: 5000, memory_bytes: GIB };
+    let facts = PodFacts {
+        uid: "o1".into(),
+        namespace: "default".into(),
+        name: "o1".into(),
+        node: None,
+        finished: false,
+        version: 3,
+        kind: PodKind::Ordinary { requests },
+    };
+    extender.core.tell(Event::Pod(facts)).await.unwrap();
+    // It may have been done.
+    extender.answer(Method::POST, "/pods/o1/binding", 502, json!("bad gateway"));
+    let identity =
+        extender.authority.issue(KUBE_SCHEDULER_SAN, ExtendedKeyUsagePurpose::ClientAuth);
+    let args = json!({"PodName": "o1", "PodNamespace": "default", "PodUID": "o1", "Node": "n1"});
+    let asked = extender.request(Some(&identity), "/scheduler/bind", None, args.to_string());
+    assert!(asked.await.unwrap().1["Error"].is_string());
+    let reserved = async || extender.dump().await.nodes["n1"].reserved.cpu_millis;
+    assert_eq!(reserved().await, 1100 + 5000);
+    extender.answer(Method::GET, "/pods/o1", 404, failure(404));
+    extender.until("the end of it", |_| true, || async { reserved().await == 1100 }).await;
+    assert!(!extender.called(&Method::GET, "/pods/o1").is_empty());
+}

@@ -1,0 +1,612 @@
+//! One run: the ledger, and what is really true around it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::Op;
+use crate::support::{
+    Done, World, allocated, amount, cost, node, ordinary, reference, runner, size, vm,
+};
+use guest_units::{MilliCpu, Moment, Size};
+use scheduler_ledger::{
+    Amount, Answer, Asked, Event, PodFacts, PodKind, ResizeResult, RunnerFacts, Seal, Ticket,
+    VmFacts,
+};
+
+pub(crate) const VMS: usize = 2;
+/// The VM that has no agent.
+const ALONE: usize = 1;
+pub(crate) const NODES: [&str; 2] = ["n1", "n2"];
+/// A request to the API server whose end is unknown may still arrive for so long.
+const LATE: Duration = Duration::from_millis(4999);
+
+/// What is true of a VM besides its object: the operator's mind, the orders under way, the hypervisor.
+#[derive(Debug, Default)]
+struct Truth {
+    /// Newest approval that the operator has seen.
+    gate: Option<(u64, u64)>,
+    /// Orders on their way to the hypervisor, oldest first. They apply what was approved when they were sent.
+    flights: Vec<Size>,
+    /// The operator sent all of them itself: it knows how large they are.
+    own_flights: bool,
+    /// A status that is yet to be written.
+    report: Option<VmFacts>,
+    /// What QEMU has; none: it does not run.
+    real: Option<Size>,
+    /// What its pod boots with.
+    boot: Size,
+    /// Every approval that its object ever showed: users may put it back.
+    ever: Vec<Seal>,
+    /// Approvals that the agent holds.
+    held: Vec<Seal>,
+    /// Number of the present pod.
+    pod: u32,
+    /// Newest request.
+    generation: u64,
+}
+
+/// The world with everything that is on its way.
+pub(crate) struct Run {
+    pub(crate) world: World,
+    epoch: u64,
+    truths: Vec<Truth>,
+    /// Orders sent and not yet with the API server.
+    pub(crate) orders: Vec<Done>,
+    /// Resizes of unknown end: pod, version, requests, until when they may arrive.
+    late: Vec<(String, u64, Amount, Moment)>,
+    /// Approvals that the extender is writing.
+    writes: Vec<(String, Seal)>,
+    /// Pods that the API server is asked for.
+    questions: Vec<String>,
+    open: BTreeMap<u64, (usize, u64)>,
+    others: u32,
+}
+
+fn name(vm: usize) -> String {
+    format!("v{vm}")
+}
+
+fn vm_uid(vm: usize) -> String {
+    format!("vm-v{vm}")
+}
+
+fn index(uid: &str) -> usize {
+    uid["vm-v".len()..].parse().expect("the uid of a VM")
+}
+
+impl Run {
+    pub(crate) fn new() -> Self {
+        let mut run = Self {
+            world: World::new(&[node("n1", 6000, 12), node("n2", 4000, 8)]),
+            epoch: 1,
+            truths: Vec::new(),
+            orders: Vec::new(),
+            late: Vec::new(),
+            writes: Vec::new(),
+            questions: Vec::new(),
+            open: BTreeMap::new(),
+            others: 0,
+        };
+        for index in 0..VMS {
+            let mut facts = vm(&name(index), size(1000, 1));
+            facts.autoscaled = index != ALONE;
+            facts.max = size(6000, 8);
+            facts.pod_name = None;
+            run.world.vm(facts);
+            run.truths.push(Truth::default());
+            run.start(index);
+            run.bind(index, index % NODES.len(), 5);
+            run.kubelet(index);
+        }
+        // From here on every VM has an approval. A first one that is lost with the ledger that gave it is not found out.
+        for _ in 0..VMS {
+            run.collect();
+            run.api(5);
+        }
+        for vm in 0..VMS {
+            run.observe(vm, false);
+            run.report(vm);
+            run.see(vm);
+        }
+        run.collect();
+        run
+    }
+
+    fn object(&mut self, vm: usize) -> &mut VmFacts {
+        self.world.vms.get_mut(&vm_uid(vm)).expect("VMs stay")
+    }
+
+    fn pod_uid(&self, vm: usize) -> String {
+        format!("pod-v{vm}-{}", self.truths[vm].pod)
+    }
+
+    fn pod(&self, vm: usize) -> Option<&PodFacts> {
+        self.world.pods.get(&self.pod_uid(vm))
+    }
+
+    /// Starts what is to be done: it is now on its way.
+    pub(crate) fn collect(&mut self) {
+        for done in self.world.take() {
+            match done {
+                Done::Answer(ticket, answer) => {
+                    let (vm, asked) =
+                        self.open.remove(&ticket).expect("each request is answered once");
+                    if let Answer::Permit { seal, generation, .. } = answer {
+                        assert_eq!(asked, generation);
+                        self.truths[vm].held.push(seal);
+                    }
+                }
+                Done::Resize(..) => self.orders.push(done),
+                Done::Approve(vm, seal) => self.writes.push((vm, seal)),
+                Done::LookUp(uid) => self.questions.push(uid),
+                Done::Denied(_, reason) => assert!(!reason.is_empty()),
+                Done::Served(..) => {}
+            }
+        }
+    }
+
+    pub(crate) fn apply(&mut self, op: &Op) {
+        match *op {
+            Op::Ask { vm, cpu, gib, least, stale } => self.ask(vm, cpu, gib, least, stale),
+            Op::Grant { vm, cpu, gib } => self.grant(vm, cpu, gib),
+            Op::Work => self.work(),
+            Op::Sync { vm } => {
+                self.observe(vm, true);
+                self.report(vm);
+                self.see(vm);
+            }
+            Op::Patch { vm } => self.patch(vm),
+            Op::Lose { vm } => self.truths[vm].held.clear(),
+            Op::PutBack { vm, index } => {
+                let ever = &self.truths[vm].ever;
+                let seal = ever.get(index % ever.len().max(1)).copied();
+                self.object(vm).visible = seal;
+            }
+            Op::Api { outcome } => self.api(outcome),
+            Op::Late => self.arrive_late(),
+            Op::Kubelet { vm } => self.kubelet(vm),
+            Op::Order { vm } => self.order(vm),
+            Op::Land { vm, part } => self.land(vm, part),
+            Op::Observe { vm, running } => self.observe(vm, running),
+            Op::Report { vm } => self.report(vm),
+            Op::Operator => {
+                for vm in 0..VMS {
+                    let gate = self.object(vm).obeyed;
+                    let truth = &mut self.truths[vm];
+                    (truth.gate, truth.own_flights, truth.report) = (gate, false, None);
+                }
+            }
+            Op::See { vm } => self.see(vm),
+            Op::Use { vm, cpu, gib } => self.spec(vm, cpu, gib),
+            Op::End { vm } => self.end(vm),
+            Op::Start { vm } => self.start(vm),
+            Op::Bind { vm, node, outcome } => self.bind(vm, node, outcome),
+            Op::Place { node, cpu, gib } => self.place(NODES[node], amount(cpu, gib * 1024)),
+            Op::Remove { index } => {
+                let others: Vec<String> =
+                    self.world.pods.keys().filter(|uid| uid.starts_with("o-")).cloned().collect();
+                if let Some(uid) = others.get(index) {
+                    self.world.pods.remove(uid);
+                    self.world.tell(Event::PodGone(uid.clone()));
+                }
+            }
+            Op::Pass { ms } => self.world.pass(Duration::from_millis(ms)),
+            Op::Restart => self.restart(),
+            Op::Lease { lost } => {
+                if !lost {
+                    self.epoch += 1;
+                }
+                let epoch = (!lost).then_some(self.epoch);
+                self.world.tell(Event::Leader(epoch));
+            }
+        }
+        self.collect();
+    }
+
+    pub(crate) fn ask(&mut self, vm: usize, cpu: u32, gib: u64, least: u32, stale: bool) {
+        let Some(pod) = self.pod(vm).cloned().filter(|_| vm != ALONE) else { return };
+        let truth = &mut self.truths[vm];
+        let generation = if stale {
+            truth.generation.saturating_sub(1)
+        } else {
+            truth.generation += 1;
+            truth.generation
+        };
+        let want = size(cpu, gib);
+        let ticket = self.world.ticket();
+        self.open.insert(ticket, (vm, generation));
+        self.world.tell(Event::Asked(Asked {
+            ticket: Ticket(ticket),
+            caller_node: pod.node.unwrap_or_default(),
+            vm: reference(&vm_uid(vm), &name(vm)),
+            pod: reference(&pod.uid, &pod.name),
+            generation,
+            want,
+            least: Size { cpu: MilliCpu(least.min(cpu)), memory: want.memory },
+        }));
+    }
+
+    fn spec(&mut self, vm: usize, cpu: u32, gib: u64) {
+        let facts = self.object(vm);
+        facts.wanted = size(cpu, gib).max(facts.min).min(facts.max);
+    }
+
+    fn grant(&mut self, vm: usize, cpu: u32, gib: u64) {
+        if vm == ALONE {
+            self.spec(vm, cpu, gib);
+            self.see(vm);
+        } else {
+            self.ask(vm, cpu, gib, cpu, false);
+        }
+        self.work();
+        self.patch(vm);
+        self.order(vm);
+        self.see(vm);
+    }
+
+    fn work(&mut self) {
+        for _ in 0..2 {
+            self.collect();
+            for _ in 0..VMS {
+                self.api(5);
+            }
+            for vm in 0..VMS {
+                self.kubelet(vm);
+            }
+        }
+        self.collect();
+    }
+
+    /// A JSON patch that tests the proof.
+    pub(crate) fn patch(&mut self, vm: usize) {
+        let Some(seal) = self.truths[vm].held.pop() else { return };
+        let facts = self.object(vm);
+        if facts.visible.is_none_or(|visible| visible.place() < seal.place()) {
+            facts.visible = Some(seal);
+            facts.wanted = seal.size;
+            self.truths[vm].ever.push(seal);
+        }
+    }
+
+    fn api(&mut self, outcome: u8) {
+        if let Some(uid) = self.questions.pop() {
+            self.world.look_up(&uid);
+        }
+        if !self.writes.is_empty() {
+            let (uid, seal) = self.writes.remove(0);
+            let facts = self.object(index(&uid));
+            let newer = facts.visible.is_none_or(|visible| visible.place() < seal.place());
+            let written = newer && outcome != 0;
+            if written {
+                facts.visible = Some(seal);
+                self.truths[index(&uid)].ever.push(seal);
+            }
+            let generation = seal.generation;
+            self.world.tell(Event::ApproveEnded { vm: uid, generation, written });
+        }
+        if self.orders.is_empty() {
+            return;
+        }
+        let Done::Resize(uid, number, requests) = self.orders.remove(0) else { return };
+        let version = self.world.versions[&number];
+        let ended = |result| Event::ResizeEnded { pod: uid.clone(), number, result };
+        let Some(pod) = self.world.pods.get(&uid) else {
+            self.world.tell(ended(ResizeResult::Refused));
+            return;
+        };
+        if pod.version != version {
+            self.world.look_up(&uid);
+            self.world.tell(ended(ResizeResult::NotDone));
+            return;
+        }
+        match outcome {
+            0 => self.world.tell(ended(ResizeResult::Refused)),
+            1 => {
+                // It was done, but nobody said so.
+                self.set_requests(&uid, requests);
+                self.world.tell(ended(ResizeResult::Unknown));
+            }
+            2 | 3 => {
+                self.late.push((uid.clone(), version, requests, self.world.now + LATE));
+                self.world.tell(ended(ResizeResult::Unknown));
+            }
+            _ => self.world.accept(&uid, number, requests),
+        }
+    }
+
+    pub(crate) fn arrive_late(&mut self) {
+        if self.late.is_empty() {
+            return;
+        }
+        let (uid, version, requests, until) = self.late.remove(0);
+        let same = self.world.pods.get(&uid).is_some_and(|pod| pod.version == version);
+        if same && self.world.now <= until {
+            self.set_requests(&uid, requests);
+        }
+    }
+
+    fn set_requests(&mut self, uid: &str, requests: Amount) {
+        let mut pod = self.world.pods[uid].clone();
+        if let PodKind::Runner(runner) = &mut pod.kind
+            && runner.spec != requests
+        {
+            (runner.spec, runner.pending) = (requests, None);
+            runner.generation += 1;
+            self.world.change(pod);
+        }
+    }
+
+    /// Starts a pod that is bound, or acts on its newest spec.
+    pub(crate) fn kubelet(&mut self, vm: usize) {
+        let Some(pod) = self.pod(vm).cloned() else { return };
+        let Some(node) = pod.node.clone() else { return };
+        let PodKind::Runner(facts) = &pod.kind else { return };
+        if facts.allocated.is_none() {
+            let used: Amount = self
+                .world
+                .pods
+                .values()
+                .filter(|other| other.uid != pod.uid && !starts(other))
+                .map(|other| allocated(other, &node))
+                .sum();
+            if !(used + facts.spec).fits_in(self.world.nodes[&node].allocatable) {
+                // Another scheduler was faster: kubelet refuses the pod.
+                self.end(vm);
+                return;
+            }
+            self.truths[vm].real = Some(self.truths[vm].boot);
+        }
+        self.world.kubelet(&pod.uid);
+    }
+
+    /// What the object approves, judged by the operator.
+    fn approval(&mut self, vm: usize) -> Option<Seal> {
+        let VmFacts { visible, obeyed, .. } = *self.object(vm);
+        let truth = &mut self.truths[vm];
+        let seal = visible.filter(|seal| Some(seal.place()) >= truth.gate.max(obeyed))?;
+        truth.gate = Some(seal.place());
+        Some(seal)
+    }
+
+    pub(crate) fn order(&mut self, vm: usize) {
+        let Some(seal) = self.approval(vm) else { return };
+        let facts = self.object(vm);
+        let goal = facts.wanted.min(seal.size).max(facts.min);
+        let truth = &mut self.truths[vm];
+        if truth.real.is_some() && truth.flights.len() < 3 {
+            // Nobody orders before having looked.
+            if truth.own_flights {
+                truth.flights.push(goal);
+            }
+        }
+    }
+
+    pub(crate) fn land(&mut self, vm: usize, part: u8) {
+        let (before, limit) = (self.truths[vm].real, self.not_older(vm));
+        let Some(before) = before.filter(|_| !self.truths[vm].flights.is_empty()) else { return };
+        let goal = self.truths[vm].flights.remove(0);
+        let after = match part {
+            0 | 1 => goal,
+            2 => Size { cpu: goal.cpu, memory: before.memory },
+            // A guest that gives nothing back.
+            _ => goal.max(before),
+        };
+        assert!(after.fits_in(limit.max(before)), "v{vm} grows to {after}, approved is {limit}");
+        self.truths[vm].real = Some(after);
+    }
+
+    /// The largest approval that is not older than the one the operator obeys, as its object says.
+    fn not_older(&self, vm: usize) -> Size {
+        let facts = &self.world.vms[&vm_uid(vm)];
+        let written = self.writes.iter().filter(|(uid, _)| *uid == facts.uid).map(|(_, seal)| seal);
+        let Truth { ever, held, .. } = &self.truths[vm];
+        let all = ever.iter().chain(held).chain(written);
+        let usable = all.filter(|seal| Some(seal.place()) >= facts.obeyed);
+        usable.map(|seal| seal.size).fold(facts.min, Size::max)
+    }
+
+    /// What the operator will write: an approval is obeyed when nothing larger is under way.
+    fn observe(&mut self, vm: usize, running: bool) {
+        let seal = self.approval(vm);
+        let mut report = self.object(vm).clone();
+        let truth = &mut self.truths[vm];
+        if !truth.own_flights && !running {
+            // Orders of the operator before that have not arrived: the runner refuses them from now on.
+            truth.flights.clear();
+        }
+        truth.own_flights |= truth.flights.is_empty();
+        let fits = |seal: &Seal| {
+            truth.own_flights && truth.flights.iter().all(|flight| flight.fits_in(seal.size))
+        };
+        if let Some(seal) = seal.filter(|seal| truth.real.is_none() || fits(seal)) {
+            report.obeyed = Some(seal.place());
+        }
+        report.plugged = truth.real;
+        truth.report = Some(report);
+    }
+
+    fn report(&mut self, vm: usize) {
+        if let Some(report) = self.truths[vm].report.take() {
+            let facts = self.object(vm);
+            (facts.plugged, facts.obeyed) = (report.plugged, report.obeyed);
+        }
+    }
+
+    pub(crate) fn see(&mut self, vm: usize) {
+        let facts = self.object(vm).clone();
+        self.world.tell(Event::Vm(facts));
+        if let Some(pod) = self.pod(vm).cloned() {
+            self.world.tell(Event::Pod(pod));
+        }
+    }
+
+    fn end(&mut self, vm: usize) {
+        let uid = self.pod_uid(vm);
+        if self.world.pods.remove(&uid).is_some() {
+            let truth = &mut self.truths[vm];
+            (truth.real, truth.report) = (None, None);
+            truth.flights.clear();
+            self.world.tell(Event::PodGone(uid));
+        }
+    }
+
+    /// The operator names the next pod in the status, then makes it for what the spec wants.
+    fn start(&mut self, vm: usize) {
+        if self.pod(vm).is_some() {
+            return;
+        }
+        let seal = self.approval(vm);
+        let truth = &mut self.truths[vm];
+        truth.pod += 1;
+        truth.held.clear();
+        truth.own_flights = true;
+        let (number, pod) = (truth.pod, format!("v{vm}-pod-{}", truth.pod));
+        let facts = self.object(vm);
+        (facts.pod_name, facts.plugged) = (Some(pod.clone()), None);
+        facts.obeyed = seal.map_or(facts.obeyed, |seal| Some(seal.place()));
+        let wanted = facts.wanted;
+        self.truths[vm].boot = Size { cpu: wanted.cpu, ..facts.min };
+        let mut pod = PodFacts { name: pod, ..runner(&name(vm), None, cost(wanted)) };
+        pod.uid = format!("pod-v{vm}-{number}");
+        if let PodKind::Runner(RunnerFacts { allocated, .. }) = &mut pod.kind {
+            *allocated = None;
+        }
+        self.world.pod(pod);
+    }
+
+    fn bind(&mut self, vm: usize, node: usize, outcome: u8) {
+        let Some(mut pod) = self.pod(vm).cloned().filter(|pod| pod.node.is_none()) else { return };
+        let Ok((placed, _)) = self.world.ledger.may_bind(&pod.uid, NODES[node]) else { return };
+        self.world.tell(Event::Placing(placed));
+        pod.node = Some(NODES[node].into());
+        match outcome {
+            0 => self.world.tell(Event::PlacingFailed(pod.uid)),
+            // Nobody knows how it ended.
+            1 => {}
+            2 => self.world.change(pod),
+            // It was bound, and only the answer says otherwise.
+            3 => {
+                let uid = pod.uid.clone();
+                self.world.change(pod);
+                self.world.tell(Event::PlacingFailed(uid));
+            }
+            _ => self.world.pod(pod),
+        }
+    }
+
+    /// kube-scheduler counts the larger of spec and allocation.
+    fn place(&mut self, node: &str, requests: Amount) {
+        let used: Amount = self.world.pods.values().map(|pod| shown(pod, node)).sum();
+        let room = self.world.nodes[node].allocatable;
+        if (used + requests).fits_in(room) {
+            self.others += 1;
+            self.world.pod(ordinary(&format!("o-{}", self.others), node, requests));
+        }
+    }
+
+    /// The process dies: what was on its way to the API server is lost, what agents hold is not.
+    fn restart(&mut self) {
+        self.orders.clear();
+        self.late.clear();
+        self.writes.clear();
+        self.questions.clear();
+        self.open.clear();
+        self.epoch += 1;
+        self.world.relist(self.epoch);
+    }
+
+    pub(crate) fn check(&self) {
+        for (index, truth) in self.truths.iter().enumerate() {
+            let Some(real) = truth.real else { continue };
+            let flights = truth.flights.iter().copied();
+            let possible = flights.chain([real]).fold(self.not_older(index), Size::max);
+            let backed = backed(self.pod(index).expect("what runs has a pod"));
+            assert!(
+                cost(possible).fits_in(backed),
+                "v{index} could plug {possible}, kubelet gave {backed}"
+            );
+        }
+        for node in NODES {
+            let plugged = |pod: &PodFacts| match &pod.kind {
+                PodKind::Runner(runner) if pod.node.as_deref() == Some(node) => {
+                    self.truths[index(&runner.vm_uid)].real.map_or(Amount::ZERO, cost)
+                }
+                _ => Amount::ZERO,
+            };
+            let pods = self.world.pods.values().filter(|pod| !starts(pod));
+            let used: Amount = pods.map(|pod| allocated(pod, node).max(plugged(pod))).sum();
+            let room = self.world.nodes[node].allocatable;
+            assert!(used.fits_in(room), "{node} is overcommitted: {used}");
+        }
+        for (name, node) in self.world.ledger.dump().nodes {
+            let promised: Amount = node.vms.values().map(|vm| cost(vm.promise)).sum();
+            assert!(
+                (promised + node.ordinary).fits_in(node.allocatable) || self.faster(&name),
+                "{name} is promised away"
+            );
+        }
+    }
+
+    /// Whether a pod on the node is bound and kubelet has not admitted it: another scheduler may have taken its room.
+    fn faster(&self, node: &str) -> bool {
+        self.world.pods.values().any(|pod| pod.node.as_deref() == Some(node) && starts(pod))
+            || (0..VMS).any(|vm| self.pod(vm).is_some_and(|pod| pod.node.is_none()))
+    }
+
+    /// When faults stop, every request ends and everything settles.
+    pub(crate) fn settle(&mut self) {
+        self.epoch += 1;
+        self.world.tell(Event::Leader(Some(self.epoch)));
+        for round in 0..160 {
+            self.collect();
+            self.world.pass(Duration::from_millis(500));
+            self.collect();
+            for _ in 0..VMS * 2 {
+                self.api(5);
+                self.collect();
+            }
+            for vm in 0..VMS {
+                self.start(vm);
+                self.bind(vm, round % NODES.len(), 5);
+                self.kubelet(vm);
+                self.patch(vm);
+                self.observe(vm, false);
+                self.report(vm);
+                self.order(vm);
+                self.land(vm, 0);
+                self.see(vm);
+            }
+            self.check();
+        }
+        assert!(self.open.is_empty(), "requests without an end: {:?}", self.open);
+        assert!(self.orders.len() <= VMS, "the ledger does not come to rest: {:?}", self.orders);
+        let alone = self.object(ALONE).clone();
+        if self.pod(ALONE).is_some_and(|pod| pod.node.is_some()) {
+            let newest = self.truths[ALONE].ever.iter().map(Seal::place).max();
+            assert_eq!(alone.visible.map(|seal| seal.place()), newest, "the newest is shown");
+            assert_eq!(alone.obeyed, newest, "and obeyed");
+        }
+    }
+}
+
+/// Whether kubelet has yet to admit a pod.
+fn starts(pod: &PodFacts) -> bool {
+    matches!(&pod.kind, PodKind::Runner(runner) if runner.allocated.is_none())
+}
+
+fn backed(pod: &PodFacts) -> Amount {
+    match &pod.kind {
+        PodKind::Runner(runner) => runner.allocated.unwrap_or_default(),
+        PodKind::Ordinary { requests } => *requests,
+    }
+}
+
+fn shown(pod: &PodFacts, node: &str) -> Amount {
+    let given = allocated(pod, node);
+    match &pod.kind {
+        PodKind::Runner(runner) if pod.node.as_deref() == Some(node) => {
+            runner.total(runner.spec).max(given)
+        }
+        _ => given,
+    }
+}
