@@ -31,7 +31,7 @@ impl FakeGuest {
             "proc/stat",
             "cpu  10 0 10 900 0 0 0 0 0 0\ncpu0 10 0 10 900 0\nprocs_running 1\n",
         );
-        guest.write("proc/vmstat", "workingset_refault_anon 0\nworkingset_refault_file 0\n");
+        guest.write("proc/vmstat", "workingset_refault_anon 0\nworkingset_activate_file 0\n");
         guest.write(
             "proc/zoneinfo",
             "Node 0, zone   Normal\n  pages free     60000\n  low 500\n  present 131072\n  managed 124160\n",

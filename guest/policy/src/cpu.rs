@@ -3,7 +3,8 @@
 //! Not the load average: it counts what waits for disks and is minutes late. Use is measured over a
 //! short and a longer window. A workload at its limit shows only the limit, so there the demand is
 //! found by growing: at first by half, and by as much as the run queue shows once the limit has held or the first
-//! growth was not enough.
+//! growth was not enough. What was found is remembered while the load goes on: requests come in bursts, so the size that
+//! is enough lies above the use, and without a memory it would be lost and found again all the time.
 
 use std::time::Duration;
 
@@ -30,6 +31,10 @@ const LEAP: u32 = 4;
 const LEAP_AFTER: Duration = Duration::from_millis(750);
 /// A limit that is reached again so soon after it was raised has held.
 const OUTGROWN: Duration = Duration::from_millis(1500);
+/// A capacity that was not enough for a load is not tried again for so long while that load goes on; twice as long each
+/// time that it was tried in vain.
+const REMEMBERED: Duration = Duration::from_secs(60);
+const REMEMBERED_LONGEST: Duration = Duration::from_secs(960);
 
 /// What is known of the CPU.
 #[derive(Debug, Clone)]
@@ -42,6 +47,31 @@ pub(crate) struct Cpu {
     saturated_since: Option<Moment>,
     /// The last growth while at the limit: the windows still show the smaller capacity.
     outgrown_at: Option<Moment>,
+    lesson: Option<Lesson>,
+}
+
+/// A capacity at which the workload was at its limit: below it, the host would find out the same again.
+#[derive(Debug, Clone, Copy)]
+struct Lesson {
+    capacity: MilliCpu,
+    seen_at: Moment,
+    holds: Duration,
+}
+
+impl Lesson {
+    /// What is known once the limit was reached at this capacity.
+    fn learned(before: Option<Self>, capacity: MilliCpu, now: Moment) -> Self {
+        let recent = before.filter(|it| now.since(it.seen_at) <= it.holds * 2);
+        let holds = recent.map_or(REMEMBERED, |before| {
+            let tried_in_vain = capacity <= before.capacity && !before.holds(now);
+            if tried_in_vain { (before.holds * 2).min(REMEMBERED_LONGEST) } else { before.holds }
+        });
+        Self { capacity, seen_at: now, holds }
+    }
+
+    fn holds(&self, now: Moment) -> bool {
+        now.since(self.seen_at) < self.holds
+    }
 }
 
 /// What follows from the readings.
@@ -67,6 +97,7 @@ impl Cpu {
             view: CpuView::default(),
             saturated_since: None,
             outgrown_at: None,
+            lesson: None,
         }
     }
 
@@ -88,6 +119,10 @@ impl Cpu {
             self.outgrown_at = Some(now);
         }
         self.view = self.judge(&reading, now);
+        if self.view.saturated {
+            let capacity = self.view.capacity;
+            self.lesson = Some(Lesson::learned(self.lesson, capacity, now));
+        }
         self.saturated_since =
             if self.view.saturated { self.saturated_since.or(Some(now)) } else { None };
         self.short.push(now, reading);
@@ -136,10 +171,14 @@ impl Cpu {
         let saturated = capacity > MilliCpu::ZERO
             && seen >= SEEN_LONG_ENOUGH
             && ((use_short >= capacity.times_up(9, 10) && (waits || self.queues(capacity)))
-                || (waits && use_short >= capacity.times_up(6, 10))
+                || (throttled >= THROTTLED_PERMILLE && use_short >= capacity.times_up(6, 10))
                 || (waits && system >= MilliCpu::from_cpus(reading.online).times_up(9, 10)));
         let needed = use_short.max(use_long);
-        let demand = if saturated { needed.max(self.grown(capacity, now)) } else { needed };
+        let demand = if saturated {
+            needed.max(self.grown(capacity, now))
+        } else {
+            needed.max(self.remembered(needed, now))
+        };
         CpuView {
             use_short,
             use_long,
@@ -155,6 +194,15 @@ impl Cpu {
     /// More wants to run than may.
     fn queues(&self, capacity: MilliCpu) -> bool {
         self.queue_milli > u64::from(capacity.0)
+    }
+
+    /// The host would shrink to a capacity that this load has outgrown before.
+    fn remembered(&self, needed: MilliCpu, now: Moment) -> MilliCpu {
+        let lesson = self.lesson.filter(|lesson| lesson.holds(now));
+        lesson
+            .map(|lesson| lesson.capacity)
+            .filter(|it| needed >= it.times_up(1, 2))
+            .unwrap_or_default()
     }
 
     fn grown(&self, capacity: MilliCpu, now: Moment) -> MilliCpu {

@@ -21,8 +21,8 @@ const NOISE: Bytes = Bytes::from_mib(1);
 const SLOPE_MEMORY: Duration = Duration::from_secs(1);
 /// Over which refaults and pressure are measured.
 const RATE_SPAN: Duration = Duration::from_millis(500);
-/// So many refaults per second show that the page cache is in use.
-const REFAULTS_IN_USE: u64 = 50;
+/// So many refaults per second show that the page cache is in use and too small.
+pub(crate) const REFAULTS_IN_USE: u64 = 50;
 /// Size of a page.
 const PAGE: u64 = 4096;
 /// Page cache that any running system needs: its programs.
@@ -41,8 +41,15 @@ pub(crate) struct Memory {
     slope: Bytes,
     cache_missed_at: Option<Moment>,
     zones: Option<Zones>,
-    plugged: Option<Bytes>,
+    told: Option<Told>,
     view: MemoryView,
+}
+
+/// What the host said, and what the kernel kept of it at that moment.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    plugged: Bytes,
+    kept: Option<Bytes>,
 }
 
 /// What follows from the readings.
@@ -101,7 +108,7 @@ impl Memory {
             slope: Bytes::ZERO,
             cache_missed_at: None,
             zones: None,
-            plugged: None,
+            told: None,
             view: MemoryView::default(),
         }
     }
@@ -116,7 +123,9 @@ impl Memory {
 
     /// The host says what the VM has.
     pub(crate) fn plugged(&mut self, memory: Bytes) {
-        self.plugged = Some(memory);
+        let total = self.last.map(|(_, reading)| reading.total);
+        let kept = total.and_then(|total| kept(memory, total));
+        self.told = Some(Told { plugged: memory, kept });
     }
 
     pub(crate) fn read(&mut self, reading: MemoryReading, tuning: &Tuning, now: Moment) {
@@ -166,12 +175,13 @@ impl Memory {
         self.slope = measured.max(Bytes(faded(self.slope.0, passed, SLOPE_MEMORY)));
     }
 
-    /// What the host says where it fits; else what the kernel shows.
+    /// What the host says where it fits; else what the kernel shows. Between a resize and the host's word of it the
+    /// difference is no measure: what was unplugged meanwhile would look like the kernel's own.
     fn unmanaged(&self, total: Bytes) -> Bytes {
-        let told = self
-            .plugged
-            .and_then(|plugged| plugged.checked_sub(total))
-            .filter(|rest| *rest <= total.times(1, UNMANAGED_SHARE));
+        let told = self.told.and_then(|Told { plugged, kept: then }| {
+            let now = kept(plugged, total);
+            now.zip(then).map(|(now, then)| now.min(then)).or(then).or(now)
+        });
         let seen = self.zones.map(|zones| zones.present.saturating_sub(zones.managed));
         told.or(seen).unwrap_or_default()
     }
@@ -191,7 +201,7 @@ impl Memory {
     }
 
     /// Page cache and swap count only while something misses them: an idle guest whose cache is full
-    /// needs nothing of it, and one that reads again what it had just dropped needs more than it has.
+    /// needs nothing of it, and one that reads again what it had just dropped needs all of it, and more.
     fn working_set(
         &self,
         view: &MemoryView,
@@ -200,12 +210,16 @@ impl Memory {
         now: Moment,
     ) -> Bytes {
         let Some(at) = self.cache_missed_at else { return Bytes::ZERO };
-        let share = u64::from(tuning.cache_share_permille);
-        let cached = reading.active_file.times(share, 1000);
+        let cached = reading.active_file.saturating_add(reading.inactive_file);
         let missed = Bytes(view.refaults_per_second.saturating_mul(PAGE));
         let working = cached.saturating_add(missed).saturating_add(reading.swap_used);
         Bytes(faded(working.0, now.since(at), tuning.cache_memory))
     }
+}
+
+/// What the kernel has kept for itself of so much memory; `None` where that cannot be.
+fn kept(plugged: Bytes, total: Bytes) -> Option<Bytes> {
+    plugged.checked_sub(total).filter(|rest| *rest <= total.times(1, UNMANAGED_SHARE))
 }
 
 /// The zones in which the kernel may allocate are nearly empty, even if others are not.
@@ -302,7 +316,7 @@ mod tests {
         let missed = MemoryReading { refaults: 1000, ..reading(100, 300) };
         memory.read(missed, &tuning, Moment::from_secs(1));
         let in_use = memory.view().demand;
-        assert!(in_use >= mib(100 + 150), "{in_use}");
+        assert!(in_use >= mib(100 + 300), "{in_use}");
         memory.read(missed, &tuning, Moment::from_secs(61));
         assert!(memory.view().demand < in_use);
         memory.read(missed, &tuning, Moment::from_secs(200));
@@ -321,6 +335,32 @@ mod tests {
         memory.plugged(mib(4096)); // not yet onlined: no reason to believe in 3.5 GiB of overhead
         memory.read(reading(100, 0), &tuning, Moment::from_secs(2));
         assert_eq!(memory.view().vm(), mib(512));
+    }
+
+    #[test]
+    fn what_is_unplugged_is_not_the_kernels() {
+        let tuning = Tuning::default();
+        let read = |memory: &mut Memory, vm: u64, ms| {
+            let (total, used) = (mib(vm - 60), mib(5000));
+            let free = total.saturating_sub(used);
+            let now = MemoryReading { total, free, available: free, ..MemoryReading::default() };
+            memory.read(now, &tuning, Moment::from_millis(ms));
+            memory.view().demand
+        };
+        let mut memory = Memory::new();
+        read(&mut memory, 8192, 0);
+        memory.plugged(mib(8192));
+        let before = read(&mut memory, 8192, 1000);
+        assert_eq!(before, mib(5060));
+        // The kernel gives memory back; the host says so only afterwards.
+        assert_eq!(read(&mut memory, 7500, 2000), before);
+        assert_eq!(read(&mut memory, 7168, 3000), before);
+        memory.plugged(mib(7168));
+        assert_eq!(read(&mut memory, 7168, 4000), before);
+        // Grown, and said before all of it is online.
+        memory.plugged(mib(8192));
+        assert_eq!(read(&mut memory, 8192, 5000), before);
+        assert_eq!(memory.view().vm(), mib(8192));
     }
 
     #[test]

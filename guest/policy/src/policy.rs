@@ -227,16 +227,23 @@ impl Policy {
     /// Whether an ask is more than a repeat: it wants much more, is about something worse, or the VM
     /// has grown since and that was not enough.
     fn presses(&self, asked: &Asked, want: Size, reason: AskReason) -> bool {
+        if reason == AskReason::KernelMemory && asked.reason == reason {
+            return false;
+        }
         let grew = want.memory >= asked.want.memory.saturating_add(self.tuning.step.times(1, 2))
             || want.cpu > asked.want.cpu.times_up(5, 4);
-        // More memory does not always help the kernel's own zones.
-        let served = reason != AskReason::KernelMemory && !self.has().fits_in(asked.had);
+        let served = !self.has().fits_in(asked.had);
         let worse = asked.reason == AskReason::CpuSaturated && reason != AskReason::CpuSaturated;
         grew || served || worse
     }
 
     fn may_ask(&self, want: Size, reason: AskReason, now: Moment) -> bool {
         let Some(asked) = self.asked else { return true };
+        // What is plugged may be of no use to the kernel's own zones, and costs them its page descriptors.
+        let in_vain = self.has().memory > asked.had.memory;
+        if reason == AskReason::KernelMemory && asked.reason == reason && in_vain {
+            return false;
+        }
         let Tuning { ask_pause, ask_pause_longest, fastest, .. } = self.tuning;
         let pause = ask_pause.saturating_mul(1 << asked.repeats.min(8)).min(ask_pause_longest);
         let passed = now.since(asked.at);

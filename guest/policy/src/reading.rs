@@ -33,8 +33,8 @@ pub struct MemoryReading {
     /// What is in swap alone (`SwapTotal` - `SwapFree` - `SwapCached`): a page that came back and still has its place in
     /// swap counts once, as memory.
     pub swap_used: Bytes,
-    /// Pages that were read again shortly after they had been dropped (`workingset_refault_file` and
-    /// `_anon`).
+    /// Pages that were read again and would still be there with somewhat more memory (`workingset_activate_file`: one
+    /// reading of a large file is none), and pages that came back from swap (`workingset_refault_anon`).
     pub refaults: u64,
     /// Time in which some thread waited for memory (`some` of `pressure/memory`).
     pub pressure_usec: u64,

@@ -32,8 +32,6 @@ pub struct Tuning {
     pub report_slowest: Duration,
     /// Samples are sent at most so often.
     pub report_fastest: Duration,
-    /// Share of the active page cache that counts as needed while it is in use, in thousandths.
-    pub cache_share_permille: u16,
     /// The page cache counts as in use for so long after it was missed.
     pub cache_memory: Duration,
 }
@@ -53,7 +51,6 @@ impl Default for Tuning {
             busy: Duration::from_millis(100),
             report_slowest: Duration::from_millis(900),
             report_fastest: Duration::from_millis(100),
-            cache_share_permille: 500,
             cache_memory: Duration::from_secs(120),
         }
     }

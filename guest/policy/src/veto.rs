@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use guest_units::{Bytes, Size};
 
-use crate::memory::MemoryView;
+use crate::memory::{MemoryView, REFAULTS_IN_USE};
 use crate::tuning::Tuning;
 
 /// A shrink must leave room for so long at the present rate.
@@ -37,6 +37,8 @@ pub enum Unsafe {
     Growing,
     /// Threads wait for memory already.
     Pressure,
+    /// Pages are read again that were dropped for want of room.
+    Cache,
 }
 
 impl Unsafe {
@@ -48,6 +50,7 @@ impl Unsafe {
             Self::Reserve => "too little memory would stay available",
             Self::Growing => "the use of memory is growing",
             Self::Pressure => "threads wait for memory already",
+            Self::Cache => "the page cache is too small already",
         }
     }
 }
@@ -69,6 +72,9 @@ pub(crate) fn may_shrink(
     let Some(view) = view else { return veto(from.memory, Unsafe::NotMeasured) };
     if view.pressure_permille >= PRESSURE_PERMILLE {
         return veto(from.memory, Unsafe::Pressure);
+    }
+    if view.refaults_per_second >= REFAULTS_IN_USE {
+        return veto(from.memory, Unsafe::Cache);
     }
     let growth = view.growth(LOOK_AHEAD);
     let least = least(view, tuning, from.memory, growth);
@@ -126,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn growth_and_pressure_veto() {
+    fn growth_pressure_and_a_missed_cache_veto() {
         let tuning = Tuning::default();
         let growing = may_shrink(Some(&view(600, 100)), &tuning, size(1000, 1024), size(250, 512));
         assert!(matches!(growing, Verdict::Veto { reason: Unsafe::Growing, .. }));
@@ -134,6 +140,9 @@ mod tests {
         let verdict = may_shrink(Some(&pressed), &tuning, size(1000, 1024), size(250, 512));
         let least = size(250, 1024);
         assert_eq!(verdict, Verdict::Veto { least, reason: Unsafe::Pressure });
+        let missed = MemoryView { refaults_per_second: 500, ..view(900, 0) };
+        let verdict = may_shrink(Some(&missed), &tuning, size(1000, 1024), size(250, 512));
+        assert_eq!(verdict, Verdict::Veto { least, reason: Unsafe::Cache });
         let unknown = may_shrink(None, &tuning, size(1000, 1024), size(250, 512));
         assert_eq!(unknown, Verdict::Veto { least, reason: Unsafe::NotMeasured });
     }

@@ -63,12 +63,6 @@ impl Decoder {
         self.start = body + length;
         Ok(Some(&self.buffer[body..self.start]))
     }
-
-    /// Whether a frame has begun and not ended.
-    #[must_use]
-    pub fn is_partial(&self) -> bool {
-        self.start < self.buffer.len()
-    }
 }
 
 /// Checks a prefix.
@@ -157,7 +151,7 @@ mod tests {
                 }
             }
             prop_assert_eq!(seen, bodies);
-            prop_assert!(!decoder.is_partial());
+            prop_assert!(decoder.next_frame().unwrap().is_none());
         }
 
         #[test]

@@ -32,6 +32,8 @@ pub struct LinkOptions {
     pub write_limit: Duration,
     /// Notifications per second that are let through; the others are dropped and counted.
     pub notifies_per_second: u32,
+    /// Frames per second that are read, each KiB of one counting as one more; a peer that sends faster has to wait.
+    pub frames_per_second: u32,
     /// Received requests and notifications that may wait for the reader.
     pub queue: usize,
     /// Requests of this end that may be without an answer.
@@ -44,6 +46,7 @@ impl Default for LinkOptions {
             idle: None,
             write_limit: Duration::from_secs(5),
             notifies_per_second: 100,
+            frames_per_second: 1000,
             queue: 64,
             in_flight: 32,
         }

@@ -13,6 +13,8 @@ pub struct Text(String);
 impl Text {
     /// Longest text.
     pub const MAX_CHARS: usize = 256;
+    /// Longest line of [`Text::printable`].
+    pub const MAX_PRINTABLE_CHARS: usize = 120;
 
     /// Cuts and cleans a text.
     #[must_use]
@@ -25,6 +27,12 @@ impl Text {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// What may stand in a condition, an Event or a log: a short line of printable ASCII.
+    #[must_use]
+    pub fn printable(&self) -> String {
+        self.0.chars().filter(|c| matches!(c, ' '..='~')).take(Self::MAX_PRINTABLE_CHARS).collect()
     }
 
     /// Whether it is empty.
@@ -68,5 +76,8 @@ mod tests {
         let text: Text = serde_json::from_str(&json).unwrap();
         assert_eq!(text.as_str().chars().count(), Text::MAX_CHARS);
         assert!(text.as_str().starts_with("a [31m ä"));
+        assert_eq!(text.printable(), "a [31m ");
+        let long = Text::new(&"x".repeat(1000)).printable();
+        assert_eq!(long, "x".repeat(Text::MAX_PRINTABLE_CHARS));
     }
 }

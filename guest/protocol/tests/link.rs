@@ -216,6 +216,28 @@ async fn an_unknown_id_and_unknown_fields_are_harmless() {
     assert!(matches!(host.driver.run().await, Closed::Peer));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_any_kind_has_to_wait() {
+    let message = br#"{"id":99,"response":{"fine":{}}}"#;
+    let mut frame = u32::try_from(message.len()).unwrap().to_be_bytes().to_vec();
+    frame.extend_from_slice(message);
+    let options = LinkOptions { frames_per_second: 100, ..LinkOptions::default() };
+    let (here, there) = duplex(4096);
+    let (host, guest) =
+        tokio::join!(dial::<ScalerHost, _>(here, options, LIMIT), raw_guest(there, &frame));
+    let host = host.unwrap();
+    let reading = spawn(host.driver.run());
+    let begun = tokio::time::Instant::now();
+    let mut guest = guest;
+    for _ in 0..1000 {
+        guest.write_all(&frame).await.unwrap();
+    }
+    drop(guest);
+    assert!(matches!(reading.await.unwrap(), Closed::Peer));
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_secs(8) && took <= Duration::from_secs(10), "{took:?}");
+}
+
 #[tokio::test]
 async fn the_wrong_role_is_told_so() {
     let (here, there) = duplex(4096);

@@ -1,4 +1,4 @@
-//! The units that every part speaks: amounts of memory, amounts of CPU, both together, and points in time.
+//! The units that every part speaks: amounts of memory, amounts of CPU, both together, points in time, and the way an error is told.
 //!
 //! All are small `Copy` types. In JSON they look as in the Kubernetes API: a memory amount is a bare
 //! integer below 1024 and a quantity such as `"1500Mi"` above, a CPU amount is a bare integer for
@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod bytes;
+mod chain;
 mod milli_cpu;
 mod moment;
 mod quantity;
@@ -14,6 +15,7 @@ mod size;
 mod wire;
 
 pub use bytes::Bytes;
+pub use chain::Chain;
 pub use milli_cpu::MilliCpu;
 pub use moment::Moment;
 pub use quantity::{QuantityError, parse_scaled};

@@ -55,11 +55,13 @@ pub(crate) fn meminfo(text: &[u8]) -> Option<MemoryReading> {
     Some(memory)
 }
 
-/// Refaults of `/proc/vmstat`.
+/// Refaults of `/proc/vmstat` that more memory would have spared.
 pub(crate) fn refaults(text: &[u8]) -> u64 {
     lines(text)
-        .filter(|line| line.starts_with(b"workingset_refault_"))
         .filter_map(pair)
+        .filter(|(name, _)| {
+            [b"workingset_activate_file".as_slice(), b"workingset_refault_anon"].contains(name)
+        })
         .fold(0, |sum, (_, count)| sum.saturating_add(count))
 }
 
@@ -227,7 +229,9 @@ mod tests {
         assert_eq!(quota(b"junk"), None);
         let text = b"some avg10=0.00 avg60=0.00 avg300=0.00 total=12345\nfull avg10=0.00 total=9\n";
         assert_eq!(pressure(text), 12345);
-        assert_eq!(refaults(b"workingset_refault_anon 3\nworkingset_refault_file 4\nx 9\n"), 7);
+        let vmstat = b"workingset_refault_anon 3\nworkingset_refault_file 50\n\
+                       workingset_activate_anon 2\nworkingset_activate_file 4\nx 9\n";
+        assert_eq!(refaults(vmstat), 7);
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub(crate) async fn follow(
             failed = false;
             continue;
         }
+        // What is done by halves is neither the old nor the new.
+        applied = None;
         match timeout(LIMIT, apply(&config, &wanted)).await.unwrap_or(Err(ApplyError::Deadline)) {
             Ok(()) => {
                 tracing::info!(%size, settings = %describe(&wanted), "postgres follows the size");

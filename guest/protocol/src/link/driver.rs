@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{LinkOptions, Received, Responder, Shared, encode_message};
 use crate::bounds::Bounded;
@@ -86,7 +86,9 @@ struct Reader<W: Side> {
     received: mpsc::Sender<Received<W>>,
     frames: mpsc::WeakSender<Vec<u8>>,
     shared: Arc<Shared<W>>,
-    rate: Rate,
+    notifies: Rate,
+    /// All that is read is parsed: without a limit, one fast peer would take the time of all others.
+    pace: Rate,
 }
 
 impl<S, W: Side> LinkDriver<S, W> {
@@ -98,8 +100,10 @@ impl<S, W: Side> LinkDriver<S, W> {
         frames: mpsc::WeakSender<Vec<u8>>,
         shared: Arc<Shared<W>>,
     ) -> Self {
-        let rate = Rate::new(options.notifies_per_second);
-        Self { stream, options, to_write, reader: Reader { received, frames, shared, rate } }
+        let notifies = Rate::new(options.notifies_per_second);
+        let pace = Rate::new(options.frames_per_second);
+        let reader = Reader { received, frames, shared, notifies, pace };
+        Self { stream, options, to_write, reader }
     }
 }
 
@@ -162,16 +166,22 @@ impl<W: Side> Reader<W> {
                     Err(source) => return Closed::Frame { source },
                     Ok(None) => break,
                     Ok(Some(frame)) => {
+                        let kib = frame.len() / 1024;
+                        self.pace.spend(Instant::now(), 1.0 + kib as f64);
                         if let Err(closed) = self.take(frame) {
                             return closed;
                         }
                     }
                 }
             }
+            let debt = self.pace.debt();
+            if !debt.is_zero() {
+                sleep(debt).await;
+            }
         }
     }
 
-    /// One frame. Never waits: a reader that is slow, or a guest that is fast, delays no answer.
+    /// One frame. Never waits: a reader that is slow delays no answer.
     fn take(&mut self, frame: &[u8]) -> Result<(), Closed> {
         let envelope: Envelope<W::Asked, W::Gets, W::Told> =
             decode(frame).map_err(|source| Closed::Frame { source })?;
@@ -180,7 +190,7 @@ impl<W: Side> Reader<W> {
             Message::Error { id, error } => self.shared.answer(id, Err(error)),
             Message::Request { id, request } => self.requested(id, request.bounded()),
             Message::Notify(notify) => {
-                let passed = self.rate.take(Instant::now())
+                let passed = self.notifies.take(Instant::now())
                     && self.received.try_send(Received::Notify(notify.bounded())).is_ok();
                 if !passed {
                     self.shared.dropped.fetch_add(1, Ordering::Relaxed);
@@ -234,13 +244,28 @@ impl Rate {
     }
 
     fn take(&mut self, now: Instant) -> bool {
-        let passed = self.at.map_or(0.0, |at| (now - at).as_secs_f64());
-        self.at = Some(now);
-        self.left = (self.left + passed * self.per_second).min(self.per_second);
+        self.earn(now);
         if self.left < 1.0 {
             return false;
         }
         self.left -= 1.0;
         true
+    }
+
+    /// Takes it whether or not it is there.
+    fn spend(&mut self, now: Instant, amount: f64) {
+        self.earn(now);
+        self.left -= amount;
+    }
+
+    /// How long it takes to earn what was spent too much.
+    fn debt(&self) -> Duration {
+        Duration::from_secs_f64((-self.left).max(0.0) / self.per_second.max(1.0))
+    }
+
+    fn earn(&mut self, now: Instant) {
+        let passed = self.at.map_or(0.0, |at| (now - at).as_secs_f64());
+        self.at = Some(now);
+        self.left = (self.left + passed * self.per_second).min(self.per_second);
     }
 }
