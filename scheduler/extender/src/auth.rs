@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use controller_api::names;
+use guest_units::Chain;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
@@ -16,8 +17,6 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::error::Chain;
-
 /// A token that was good is taken as good for so long.
 const KEEP_GOOD: Duration = Duration::from_secs(10);
 /// A token that was not is not asked about again for so long.
@@ -27,6 +26,8 @@ const MAX_CACHED: usize = 4096;
 const MAX_TOKEN_BYTES: usize = 8192;
 /// So many questions to the API server at a time.
 const MAX_REVIEWS: usize = 16;
+/// A question waits so long for its turn.
+const TURN_LIMIT: Duration = Duration::from_secs(1);
 
 /// An agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub(crate) enum AuthError {
     NotAnAgent,
     #[error("the API server cannot be asked about the token now")]
     Unavailable,
+    #[error("too many tokens are asked about at a time")]
+    Busy,
 }
 
 impl AuthError {
@@ -54,6 +57,7 @@ impl AuthError {
             Self::NoToken | Self::Invalid => RefusalCode::Unauthenticated,
             Self::NotAnAgent => RefusalCode::Forbidden,
             Self::Unavailable => RefusalCode::NotReady,
+            Self::Busy => RefusalCode::Busy,
         }
     }
 }
@@ -81,7 +85,7 @@ impl Authenticator {
             return verdict;
         }
         let verdict = self.review(token).await;
-        if verdict != Err(AuthError::Unavailable) {
+        if !matches!(verdict, Err(AuthError::Unavailable | AuthError::Busy)) {
             self.keep(hash, verdict.clone());
         }
         verdict
@@ -106,7 +110,9 @@ impl Authenticator {
     }
 
     async fn review(&self, token: &str) -> Verdict {
-        let Ok(_turn) = self.reviews.acquire().await else { return Err(AuthError::Unavailable) };
+        let Ok(Ok(_turn)) = timeout(TURN_LIMIT, self.reviews.acquire()).await else {
+            return Err(AuthError::Busy);
+        };
         let review = TokenReview {
             metadata: ObjectMeta::default(),
             spec: TokenReviewSpec {
@@ -183,13 +189,26 @@ mod tests {
         assert_eq!(judge(json!({})), Err(AuthError::Invalid));
     }
 
+    fn headers(value: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, value.parse().unwrap());
+        headers
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_finds_a_silent_api_server_asked_enough_is_told_so_soon() {
+        let silent = tower::service_fn(|_: http::Request<kube::client::Body>| {
+            std::future::pending::<Result<http::Response<axum::body::Body>, std::io::Error>>()
+        });
+        let agents = Authenticator::new(Client::new(silent, "default"), 10 * TURN_LIMIT);
+        let ask = async |index: usize| agents.caller(&headers(&format!("Bearer {index}"))).await;
+        let verdicts = futures::future::join_all((0..=MAX_REVIEWS).map(ask)).await;
+        assert_eq!(verdicts[0], Err(AuthError::Unavailable));
+        assert_eq!(verdicts[MAX_REVIEWS], Err(AuthError::Busy));
+    }
+
     #[test]
     fn headers_without_a_token_are_refused() {
-        let headers = |value: &str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(AUTHORIZATION, value.parse().unwrap());
-            headers
-        };
         assert_eq!(bearer(&headers("Bearer abc")), Ok("abc"));
         for bad in ["Bearer ", "Basic abc", "abc", &format!("Bearer {}", "x".repeat(9000))] {
             assert_eq!(bearer(&headers(bad)), Err(AuthError::NoToken), "{bad:.20}");

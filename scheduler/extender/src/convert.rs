@@ -3,6 +3,7 @@
 use controller_api::{VirtualMachine, annotations, names};
 use guest_units::MilliCpu;
 use k8s_openapi::api::core::v1::{Container, Node, Pod, PodStatus, ResourceRequirements};
+use kube::Resource as _;
 use scheduler_ledger::{
     Amount, ContainerNeeds, InitNeeds, NodeFacts, Pending, PodFacts, PodKind, PodShape, Price,
     RunnerFacts, VmFacts,
@@ -13,7 +14,6 @@ use serde::Deserialize;
 use crate::quantity;
 use crate::sign::Signer;
 
-const VM_KIND: &str = "VirtualMachine";
 const SIDECAR: &str = "Always";
 
 pub(crate) fn node(node: &Node) -> Option<NodeFacts> {
@@ -28,7 +28,11 @@ pub(crate) fn pod(pod: &Pod) -> Option<PodFacts> {
     let metadata = &pod.metadata;
     let status = pod.status.as_ref();
     let phase = status.and_then(|status| status.phase.as_deref());
-    let owner = metadata.owner_references.iter().flatten().find(|owner| owner.kind == VM_KIND);
+    let owner = metadata
+        .owner_references
+        .iter()
+        .flatten()
+        .find(|owner| is_vm(&owner.api_version, &owner.kind, owner.controller));
     let shape = shape(pod);
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
     let main = containers.enumerate().find(|(_, it)| it.name == names::RUNNER_CONTAINER);
@@ -47,6 +51,14 @@ pub(crate) fn pod(pod: &Pod) -> Option<PodFacts> {
         version: metadata.resource_version.as_deref().and_then(|it| it.parse().ok()).unwrap_or(0),
         kind,
     })
+}
+
+/// Whether an owner is the VM that a pod runs: other groups may have a kind of the same name, and only one owner manages the pod.
+fn is_vm(api_version: &str, kind: &str, controller: Option<bool>) -> bool {
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    controller == Some(true)
+        && group == VirtualMachine::group(&())
+        && kind == VirtualMachine::kind(&())
 }
 
 fn runner(pod: &Pod, shape: &PodShape, main: usize, vm_uid: String) -> RunnerFacts {
@@ -166,7 +178,10 @@ pub(crate) fn pod_view(view: &PodView<'_>) -> PodFacts {
         pod_cpu_millis: whole.and_then(|it| it.cpu.as_deref()).map(quantity::cpu),
         pod_memory_bytes: whole.and_then(|it| it.memory.as_deref()).map(quantity::memory),
     };
-    let owner = metadata.owner_references.iter().find(|owner| owner.kind == VM_KIND);
+    let owner = metadata
+        .owner_references
+        .iter()
+        .find(|owner| is_vm(&owner.api_version, &owner.kind, owner.controller));
     let main = spec.containers.iter().position(|it| it.name == names::RUNNER_CONTAINER);
     let overcommit =
         metadata.annotations.as_ref().and_then(|all| all.get(names::ANNOTATION_OVERCOMMIT));
@@ -315,6 +330,26 @@ mod tests {
         assert!(
             matches!(facts.kind, PodKind::Ordinary { requests } if requests.cpu_millis == 2110)
         );
+    }
+
+    #[test]
+    fn a_pod_whose_owner_only_looks_like_its_vm_is_an_ordinary_one() {
+        for (key, value) in [
+            ("apiVersion", json!("v1")),
+            ("apiVersion", json!("vm.example.com/v1")),
+            ("kind", json!("VirtualMachinePool")),
+            ("controller", json!(false)),
+            ("controller", json!(null)),
+        ] {
+            let mut pretender = runner_json();
+            pretender["metadata"]["ownerReferences"][0][key] = value;
+            let object: Pod = serde_json::from_value(pretender.clone()).unwrap();
+            let text = pretender.to_string();
+            let view: PodView<'_> = serde_json::from_str(&text).unwrap();
+            for facts in [pod(&object).unwrap(), pod_view(&view)] {
+                assert!(matches!(facts.kind, PodKind::Ordinary { .. }), "{pretender}");
+            }
+        }
     }
 
     #[test]

@@ -206,8 +206,10 @@ impl Desk {
     fn take(&mut self, command: Command, now: Moment) {
         match command {
             Command::Event(event) => {
-                if let Event::VmGone(uid) = &event {
-                    self.requested.remove(uid);
+                match &event {
+                    Event::VmGone(uid) => drop(self.requested.remove(uid)),
+                    Event::VmsListed(uids) => self.requested.retain(|uid, _| uids.contains(uid)),
+                    _ => {}
                 }
                 self.ledger.handle(event, now);
             }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use controller_api::{Approval, VirtualMachine, names};
-use guest_units::{Bytes, Size};
+use guest_units::{Bytes, Chain, Size};
 use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -18,7 +18,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::convert;
 use crate::core::Core;
-use crate::error::Chain;
 use crate::lease::{self, LeaseState};
 use crate::metrics::Metrics;
 use crate::sign::Signer;
@@ -46,6 +45,8 @@ pub(crate) enum CallError {
     Api { source: Box<kube::Error> },
     #[error("no answer from the API server within {limit:?}")]
     Deadline { limit: Duration },
+    #[error("the lease is not held any more")]
+    NotHeld,
     #[error("{0}")]
     OutOfDate(&'static str),
     #[error("sign the approval")]
@@ -80,6 +81,7 @@ impl CallError {
                 None => "connection",
             },
             Self::Deadline { .. } => "deadline",
+            Self::NotHeld => "not_held",
             Self::OutOfDate(_) => "out_of_date",
             Self::Sign { .. } => "sign",
             Self::Patch { .. } => "patch",
@@ -105,7 +107,7 @@ impl Effects {
     ) -> Result<T, CallError> {
         let call = async {
             if !self.lease.holds(epoch) {
-                return Err(CallError::OutOfDate("the lease is not held any more"));
+                return Err(CallError::NotHeld);
             }
             call.await
         };
@@ -167,7 +169,8 @@ impl Effects {
             pod = pod.name, namespace = pod.namespace, error = %Chain(&err), "pod not resized"
         );
         match (&err, err.status()) {
-            (CallError::OutOfDate(_), _) | (_, Some(409)) => ResizeResult::NotDone,
+            (CallError::NotHeld, _) => ResizeResult::NotHeld,
+            (_, Some(409)) => ResizeResult::NotDone,
             (_, Some(403 | 404 | 422)) => ResizeResult::Refused,
             _ => ResizeResult::Unknown,
         }
@@ -202,7 +205,7 @@ impl Effects {
             return Err(CallError::OutOfDate("the object shows it or a newer one"));
         }
         if !self.lease.holds(seal.epoch) {
-            return Err(CallError::OutOfDate("the lease is not held any more"));
+            return Err(CallError::NotHeld);
         }
         let approval =
             self.signer.sign(&vm.uid, seal).map_err(|source| CallError::Sign { source })?;

@@ -69,7 +69,7 @@ impl<T> Reloaded<T> {
             }
             (Err(err), Some(known)) => {
                 known.looked = now;
-                tracing::warn!(error = %crate::error::Chain(&err), "new files not used, the old content stays");
+                tracing::warn!(error = %guest_units::Chain(&err), "new files not used, the old content stays");
                 Ok(Arc::clone(&known.value))
             }
             (Err(err), None) => Err(err),

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use guest_units::Chain;
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
@@ -20,7 +21,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::core::{Core, Ended, Known};
 use crate::effects::CallError;
-use crate::error::Chain;
 
 const NAME: &str = "autoscale-scheduler";
 /// A lease that stands still so long is nobody's.
@@ -164,7 +164,7 @@ impl Candidate {
             self.api.replace(NAME, &PostParams::default(), &renewed).await?;
             return Ok(Some(self.held(epoch, started)));
         }
-        if !self.may_take(&holder, lease.metadata.resource_version.clone(), started) {
+        if !self.may_take(&holder, lease.metadata.resource_version.clone()) {
             return Ok(None);
         }
         let epoch = self.next_epoch(counted);
@@ -182,8 +182,10 @@ impl Candidate {
         counted.max(self.known.newest_epoch.load(Ordering::Relaxed)) + 1
     }
 
-    /// Whether the holder is gone: it said so, it ran in this very pod, or the lease stands still.
-    fn may_take(&mut self, holder: &str, version: Option<String>, now: Instant) -> bool {
+    /// Whether the holder is gone: it said so, it ran in this very pod, or the lease stands still. It stands still from when
+    /// it was read: the holder may have renewed it while the answer was on its way.
+    fn may_take(&mut self, holder: &str, version: Option<String>) -> bool {
+        let now = Instant::now();
         let same_pod = holder.rsplit_once('_').is_some_and(|(pod, _)| pod == self.pod_name);
         if holder.is_empty() || same_pod {
             return true;
@@ -247,5 +249,26 @@ mod tests {
     #[test]
     fn a_holder_stops_before_another_begins() {
         assert!(DEADLINE + CALL_LIMIT <= DURATION && DEADLINE + MARGIN <= DURATION);
+    }
+
+    #[tokio::test]
+    async fn a_lease_stands_still_from_when_its_answer_came() {
+        let answered = Arc::new(Mutex::new(Instant::now()));
+        let noted = Arc::clone(&answered);
+        let api = tower::service_fn(move |_: http::Request<kube::client::Body>| {
+            *noted.lock().unwrap() = Instant::now();
+            let lease = serde_json::json!({
+                "metadata": {"resourceVersion": "5"}, "spec": {"holderIdentity": "other_1"}
+            });
+            let body = axum::body::Body::from(lease.to_string());
+            std::future::ready(Ok::<_, std::io::Error>(http::Response::new(body)))
+        });
+        let api = Api::namespaced(kube::Client::new(api, "default"), "kube-system");
+        let (core, _commands) = crate::core::channel();
+        let (state, known) = (LeaseState::default(), Arc::default());
+        let mut one = Candidate::new(api, "one".into(), state, known, core, TaskTracker::new());
+        assert_eq!(one.step().await.unwrap(), None);
+        let (_, since) = one.other.unwrap();
+        assert!(since >= *answered.lock().unwrap(), "the holder may have renewed it until then");
     }
 }

@@ -8,7 +8,6 @@ mod config;
 mod convert;
 mod core;
 mod effects;
-mod error;
 mod files;
 mod http;
 mod lease;

@@ -1,13 +1,14 @@
 //! What is answered over TLS: permits of agents, and the calls of kube-scheduler.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Extension, Json, Router};
+use guest_units::Chain;
 use http::StatusCode;
 use scheduler_ledger::{Answer, Asked, Event, Ticket, Why};
 use scheduler_protocol::extender::{
@@ -20,12 +21,12 @@ use scheduler_protocol::{
 };
 use serde::Deserialize;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::auth::Authenticator;
 use crate::convert;
 use crate::core::{Command, Core, Unbound};
 use crate::effects::{CallError, Effects, millis};
-use crate::error::Chain;
 use crate::lease::LeaseState;
 use crate::metrics::Metrics;
 use crate::sign::Signer;
@@ -33,6 +34,8 @@ use crate::tls::Peer;
 
 /// So many permits at a time.
 pub(crate) const MAX_PERMITS: usize = 1024;
+/// A body is waited for so long.
+const BODY_LIMIT: Duration = Duration::from_secs(5);
 
 /// What the handlers share.
 pub(crate) struct Shared {
@@ -98,12 +101,12 @@ async fn answer_permit(
     request: Request,
     started: Instant,
 ) -> Result<PermitAnswer, Refused> {
+    // Who asks is known before a byte of the body is read, and before the request takes the place of another.
+    let caller = shared.agents.caller(request.headers()).await;
+    let caller = caller.map_err(|err| Refused::new(err.code(), err.to_string()))?;
     let Ok(_turn) = shared.permits.try_acquire() else {
         return Err(Refused::new(RefusalCode::Busy, "too many requests at a time"));
     };
-    // Who asks is known before a byte of the body is read.
-    let caller = shared.agents.caller(request.headers()).await;
-    let caller = caller.map_err(|err| Refused::new(err.code(), err.to_string()))?;
     let body = read(request.into_body(), MAX_BODY_BYTES).await?;
     let request: PermitRequest = parse(&body)?;
     request.check().map_err(|err| Refused::new(RefusalCode::BadRequest, err.to_string()))?;
@@ -159,7 +162,11 @@ fn signed(
 }
 
 async fn read(body: Body, limit: usize) -> Result<axum::body::Bytes, Refused> {
-    to_bytes(body, limit).await.map_err(|err| {
+    let Ok(read) = timeout(BODY_LIMIT, to_bytes(body, limit)).await else {
+        let message = format!("the body did not come within {BODY_LIMIT:?}");
+        return Err(Refused::new(RefusalCode::BadRequest, message));
+    };
+    read.map_err(|err| {
         let source = std::error::Error::source(&err);
         if source.is_some_and(|source| source.is::<http_body_util::LengthLimitError>()) {
             Refused::new(RefusalCode::TooLarge, format!("the body has more than {limit} bytes"))
@@ -288,8 +295,21 @@ async fn bind_pod(shared: &Shared, args: &BindingArgs) -> Result<Result<(), Stri
     };
     tracing::warn!(pod, namespace, node, error = %Chain(&err), "pod not bound");
     // Without the API server's word the pod may be bound after all: it counts until somebody knows.
-    if matches!(err.status(), Some(400..=499)) || matches!(err, CallError::OutOfDate(_)) {
+    if matches!(err.status(), Some(400..=499)) || matches!(err, CallError::NotHeld) {
         shared.core.tell(Event::PlacingFailed(args.pod_uid.clone())).await?;
     }
     Ok(Err(Chain(&err).to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_not_waited_for() {
+        type Chunk = Result<axum::body::Bytes, std::io::Error>;
+        let body = Body::from_stream(futures::stream::pending::<Chunk>());
+        let refused = timeout(2 * BODY_LIMIT, read(body, 1)).await.unwrap().unwrap_err();
+        assert_eq!(refused.0.code, RefusalCode::BadRequest);
+    }
 }

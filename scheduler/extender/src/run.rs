@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
+use guest_units::Chain;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client};
@@ -23,7 +24,6 @@ use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::core::{Command, Known, Owner};
 use crate::effects::Effects;
-use crate::error::Chain;
 use crate::lease::{Candidate, LeaseState};
 use crate::metrics::Metrics;
 use crate::plain::{Health, Scrape};

@@ -4,10 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use controller_api::{Approval, VirtualMachine};
+use guest_units::Chain;
 use ring::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use scheduler_ledger::Seal;
 
-use crate::error::Chain;
 use crate::files::{FileError, Reloaded};
 
 /// The key. The operator makes it, and can replace it.

@@ -1,6 +1,7 @@
 //! The whole of the extender around the ledger, over real TLS, with a fake API server.
 
 mod fencing;
+mod limits;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -127,6 +128,7 @@ struct Extender {
     answers: Answers,
     effects: Effects,
     signer: Signer,
+    shared: Arc<Shared>,
     shutdown: CancellationToken,
 }
 
@@ -175,7 +177,7 @@ async fn extender(name: &str) -> Extender {
         metrics: metrics.clone(),
         limit,
     };
-    let shared = Shared {
+    let shared = Arc::new(Shared {
         core: core.clone(),
         agents: Authenticator::new(client.clone(), limit),
         effects: effects.clone(),
@@ -183,7 +185,7 @@ async fn extender(name: &str) -> Extender {
         lease: lease.clone(),
         metrics,
         permits: Semaphore::new(MAX_PERMITS),
-    };
+    });
     let settings = Settings { confirm_pod: Duration::from_millis(500), ..Settings::default() };
     let owner = Owner { settings, effects: effects.clone(), known: Arc::clone(&known) };
     let leases = kube::Api::namespaced(client, "kube-system");
@@ -192,10 +194,10 @@ async fn extender(name: &str) -> Extender {
     let address = listener.local_addr().unwrap();
     let _owner = tasks.spawn(owner.run(commands, shutdown.clone()));
     let _candidate = tasks.spawn(candidate.run(shutdown.clone()));
-    let routes = routes::router(Arc::new(shared));
+    let routes = routes::router(Arc::clone(&shared));
     let serving = server::serve(listener, Arc::new(files), routes, tasks.clone(), shutdown.clone());
     let _server = tasks.spawn(serving);
-    Extender { address, authority, core, calls, answers, effects, signer, shutdown }
+    Extender { address, authority, core, calls, answers, effects, signer, shared, shutdown }
 }
 
 impl Extender {

@@ -5,6 +5,7 @@ use std::fmt::Debug;
 
 use controller_api::VirtualMachine;
 use futures::{Stream, StreamExt as _, pin_mut};
+use guest_units::Chain;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::runtime::WatchStreamExt as _;
@@ -14,7 +15,6 @@ use scheduler_ledger::Event;
 
 use crate::convert;
 use crate::core::{Core, Ended};
-use crate::error::Chain;
 use crate::sign::Signer;
 
 /// How objects of one kind become events.

@@ -1,6 +1,6 @@
-//! Keeps the pods' requests, and the approvals on VMs without an agent, as the promises need them.
+//! Keeps the pods' requests, and the approvals on VMs without an agent or without a pod, as the promises need them.
 
-use guest_units::Moment;
+use guest_units::{Moment, Size};
 
 use crate::amount::Amount;
 use crate::event::{Action, Why};
@@ -13,7 +13,7 @@ impl Ledger {
     /// What the main container of a VM's pod must request.
     pub(crate) fn needed(&self, pod: &PodBook) -> Option<Amount> {
         let runner = pod.facts.runner()?;
-        let book = self.vms.get(&runner.vm_uid)?;
+        let book = self.vm_of(&pod.facts)?;
         let price = book.price(runner);
         if !self.is_primary(pod) {
             // It may be the one that comes next: then everything that was approved is plugged in it.
@@ -38,7 +38,7 @@ impl Ledger {
             return;
         }
         let Some(mut requests) = self.needed(pod).filter(|_| self.is_primary(pod)) else { return };
-        let book = self.vms.get(&runner.vm_uid);
+        let book = self.vm_of(&pod.facts);
         if book.is_none_or(|book| book.inherits(epoch) || book.boots_in(&pod.facts.name)) {
             // What is plugged, or may be, is not known: what kubelet has allocated is known to suffice.
             requests = requests.max(runner.spec.min(runner.allocated.unwrap_or(runner.spec)));
@@ -62,13 +62,29 @@ impl Ledger {
             return true;
         }
         let Some(facts) = self.nodes.get(node) else { return false };
-        let others = self.on_node.get(node).into_iter().flatten();
-        let others: Amount = others
-            .filter(|uid| **uid != pod.facts.uid)
-            .filter_map(|uid| self.pods.get(uid))
-            .map(|other| self.counted(other))
-            .sum();
+        let others = self.reserved_without(node, &pod.facts, &[]);
         (others + runner.total(requests)).fits_in(facts.allocatable)
+    }
+
+    /// Without a pod nothing is plugged: what was approved beyond the spec, beyond the pod that waits for its node, or by an
+    /// earlier ledger must not have to be found on that node.
+    pub(crate) fn return_approval(&mut self, uid: &str, epoch: u64, now: Moment) {
+        let waiting = self.runners_of(uid).filter(|pod| !pod.facts.finished);
+        let waiting: Vec<RunnerFacts> =
+            waiting.filter_map(|pod| pod.facts.runner().cloned()).collect();
+        let Some(book) = self.vms.get_mut(uid) else { return };
+        book.rank = None;
+        let newest = book.newest();
+        if book.facts.deleting || (newest.is_none() && book.facts.obeyed.is_none()) {
+            return;
+        }
+        let want = book.clamp(book.facts.wanted);
+        let fits = waiting.iter().map(|runner| book.price(runner).affordable(runner.spec));
+        let most = fits.fold(want, Size::min).max(book.facts.min);
+        let size = newest.map_or(most, |newest| newest.size.min(most));
+        // Also one that was given before: whoever was to write it may be gone.
+        let seal = book.seal_for(epoch, size);
+        book.write(seal, now);
     }
 
     /// Orders the approval to be written that waits for it.

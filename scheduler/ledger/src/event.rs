@@ -101,8 +101,10 @@ pub enum ResizeResult {
     },
     /// Refused for good (larger than the node, or a quota).
     Refused,
-    /// Nothing was done: the pod has another version by now, or the lease was not held.
+    /// Nothing was done: the pod has another version by now.
     NotDone,
+    /// Nothing was sent: the lease was not held.
+    NotHeld,
     /// No answer, or a fault: it may have been done.
     Unknown,
 }

@@ -6,10 +6,10 @@ use guest_units::Moment;
 
 use crate::amount::Amount;
 use crate::event::{Action, Actions, Answer, Event, ResizeResult, Ticket, Todo, Why};
-use crate::facts::{NodeFacts, VmFacts};
-use crate::pod::{PodBook, back_off};
+use crate::facts::{NodeFacts, PodFacts, VmFacts};
+use crate::pod::{PodBook, TRY_AGAIN, TRY_RENEWED, back_off};
 use crate::settings::Settings;
-use crate::vm::VmBook;
+use crate::vm::{VmBook, WishState};
 
 /// Everything that is promised on every node. Only its owner changes it, by events.
 #[derive(Debug, Clone, Default)]
@@ -21,7 +21,7 @@ pub struct Ledger {
     pub(crate) vms: BTreeMap<String, VmBook>,
     /// Uids of the pods that count on a node, whether the node is known or not.
     pub(crate) on_node: BTreeMap<String, BTreeSet<String>>,
-    /// Uids of the runner pods of a VM, by its uid.
+    /// Uids of the pods that claim to run a VM, by its uid: see [`Self::vm_of`].
     pub(crate) pods_of: BTreeMap<String, BTreeSet<String>>,
     pub(crate) listed: Listed,
     dirty_nodes: BTreeSet<String>,
@@ -196,17 +196,20 @@ impl Ledger {
 
     fn resize_ended(&mut self, uid: &str, number: u64, result: ResizeResult, now: Moment) {
         let Some(book) = self.pods.get_mut(uid) else { return };
-        let ours = book.order.is_some_and(|order| order.number == number);
+        let order = book.order.filter(|order| order.number == number);
         match result {
             ResizeResult::Accepted { generation } => book.accepted(number, generation),
             ResizeResult::Refused => book.failed(number, false, now),
-            ResizeResult::NotDone => book.not_done(number, now),
+            ResizeResult::NotDone => book.not_done(number, now + TRY_AGAIN),
+            ResizeResult::NotHeld => book.not_done(number, now + TRY_RENEWED),
             ResizeResult::Unknown => book.failed(number, true, now),
         }
-        if ours && result == ResizeResult::Refused {
+        if let Some(order) = order.filter(|_| result == ResizeResult::Refused) {
             let vm = book.facts.runner().and_then(|runner| self.vms.get_mut(&runner.vm_uid));
             if let Some(wish) = vm.and_then(|vm| vm.wish.as_mut()) {
-                wish.refused = true;
+                // A return, or a growth for an earlier wish, says nothing about this one.
+                wish.refused |= matches!(wish.state, WishState::Growing { requests, .. }
+                    if requests.fits_in(order.requests));
             }
         }
         self.touch_pod(uid);
@@ -274,11 +277,23 @@ impl Ledger {
         };
     }
 
+    /// The VM that a pod runs. Whoever may make pods in some namespace can name any VM as the owner: only those of the same
+    /// namespace are believed.
+    pub(crate) fn vm_of(&self, pod: &PodFacts) -> Option<&VmBook> {
+        let vm = self.vms.get(&pod.runner()?.vm_uid)?;
+        (vm.facts.namespace == pod.namespace).then_some(vm)
+    }
+
+    /// The pods that run a VM.
+    pub(crate) fn runners_of(&self, vm_uid: &str) -> impl Iterator<Item = &PodBook> {
+        let pods = self.pods_of.get(vm_uid).into_iter().flatten();
+        pods.filter_map(|uid| self.pods.get(uid)).filter(|pod| self.vm_of(&pod.facts).is_some())
+    }
+
     /// The bound pod that a VM's promise counts for: the one that the object names, where there is a choice.
     pub(crate) fn primary(&self, vm_uid: &str) -> Option<&PodBook> {
         let named = self.vms.get(vm_uid).and_then(|vm| vm.facts.pod_name.as_deref());
-        let pods = self.pods_of.get(vm_uid)?.iter().filter_map(|uid| self.pods.get(uid));
-        let live = pods.filter(|pod| pod.counts_on().is_some());
+        let live = self.runners_of(vm_uid).filter(|pod| pod.counts_on().is_some());
         live.max_by_key(|pod| (Some(pod.facts.name.as_str()) == named, pod.facts.uid.as_str()))
     }
 

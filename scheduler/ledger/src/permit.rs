@@ -18,7 +18,6 @@ use guest_units::{Moment, Size};
 use scheduler_protocol::{Outcome, RefusalCode};
 
 use crate::event::{Action, Answer, Asked, Notice, Ticket, Why};
-use crate::facts::RunnerFacts;
 use crate::ledger::Ledger;
 use crate::pod::back_off;
 use crate::vm::{Wish, WishState, grows};
@@ -166,30 +165,6 @@ impl Ledger {
         }
     }
 
-    /// Without a pod nothing is plugged: what was approved beyond the spec, beyond the pod that waits for its node, or by an
-    /// earlier ledger must not have to be found on that node.
-    fn return_approval(&mut self, uid: &str, epoch: u64, now: Moment) {
-        let waiting = self.pods_of.get(uid).into_iter().flatten();
-        let waiting: Vec<RunnerFacts> = waiting
-            .filter_map(|pod| self.pods.get(pod).filter(|pod| !pod.facts.finished))
-            .filter_map(|pod| pod.facts.runner().cloned())
-            .collect();
-        let Some(book) = self.vms.get_mut(uid) else { return };
-        book.rank = None;
-        let newest = book.newest();
-        if book.facts.deleting || (newest.is_none() && book.facts.obeyed.is_none()) {
-            return;
-        }
-        let want = book.clamp(book.facts.wanted);
-        let fits = waiting.iter().map(|runner| book.price(runner).affordable(runner.spec));
-        let most = fits.fold(want, Size::min).max(book.facts.min);
-        let size = newest.map_or(most, |newest| newest.size.min(most));
-        if newest.is_none_or(|newest| newest.epoch != epoch || grows(newest.size, most)) {
-            let seal = book.issue(epoch, size);
-            book.write(seal, now);
-        }
-    }
-
     /// Serves the wishes on a node. Says which VMs were looked at.
     pub(crate) fn settle_node(&mut self, node: &str, now: Moment) -> Vec<String> {
         let mut order: Vec<(u64, String)> = self
@@ -323,13 +298,12 @@ impl Ledger {
         let Some(epoch) = self.epoch else { return };
         let Some(book) = self.vms.get_mut(uid) else { return };
         let Some(wish) = &book.wish else { return };
-        let (permit, target) = (book.permit(), shrunk(wish.want, book.permit()));
+        let target = shrunk(wish.want, book.permit());
         let reason = wish.reason.clone();
-        // An approval of this epoch ends what earlier ledgers may have given, also when nothing changes.
-        if target != permit || book.newest().is_none_or(|newest| newest.epoch != epoch) {
-            let seal = book.issue(epoch, target);
-            book.write(seal, now);
-        }
+        // An approval of this epoch ends what earlier ledgers may have given, also when nothing changes; it is written until
+        // the object shows it.
+        let seal = book.seal_for(epoch, target);
+        book.write(seal, now);
         self.tell_short(uid, reason);
     }
 

@@ -79,15 +79,14 @@ impl Ledger {
             _ => self.fits(&pod.facts, node, &[])?,
         }
         if let Some(runner) = pod.facts.runner() {
-            self.may_begin(runner)?;
+            self.may_begin(&pod.facts, runner)?;
         }
         Ok((PodFacts { node: Some(node.to_owned()), ..pod.facts.clone() }, epoch))
     }
 
     /// Whether all that may be used of what was approved for the VM is backed by this pod's requests.
-    fn may_begin(&self, runner: &RunnerFacts) -> Result<(), String> {
-        let book =
-            self.vms.get(&runner.vm_uid).ok_or_else(|| "the VM is not known yet".to_owned())?;
+    fn may_begin(&self, pod: &PodFacts, runner: &RunnerFacts) -> Result<(), String> {
+        let book = self.vm_of(pod).ok_or_else(|| "the VM is not known yet".to_owned())?;
         let given = book.newest().is_some() || book.facts.obeyed.is_some();
         let inherited = given && self.epoch.is_none_or(|epoch| book.inherits(epoch));
         if inherited || !book.price(runner).cost(book.approved()).fits_in(runner.spec) {
@@ -139,7 +138,13 @@ impl Ledger {
         if short.is_empty() { Ok(()) } else { Err(short.join("; ")) }
     }
 
-    fn reserved_without(&self, node: &str, pod: &PodFacts, without: &[String]) -> Amount {
+    /// What all pods of a node count for, but for this one and those.
+    pub(crate) fn reserved_without(
+        &self,
+        node: &str,
+        pod: &PodFacts,
+        without: &[String],
+    ) -> Amount {
         let pods = self.on_node.get(node).into_iter().flatten();
         pods.filter(|uid| **uid != pod.uid && !without.contains(uid))
             .filter_map(|uid| self.pods.get(uid))
@@ -153,8 +158,7 @@ impl Ledger {
             PodKind::Ordinary { requests } => *requests,
             PodKind::Runner(runner) => {
                 let cost = self
-                    .vms
-                    .get(&runner.vm_uid)
+                    .vm_of(pod)
                     .map_or(Amount::ZERO, |book| book.price(runner).cost(book.placement()));
                 runner.total(PodBook::new(pod.clone()).may_have().max(cost))
             }

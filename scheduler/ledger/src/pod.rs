@@ -147,16 +147,19 @@ impl PodBook {
             let other = self.maybe.map_or(Amount::ZERO, |maybe| maybe.most);
             let most = order.requests.max(other);
             self.maybe = Some(Maybe { most, version: order.version, until: now + MAYBE_FOR });
+        } else {
+            // What it would have taken is still there.
+            self.see(self.facts.clone());
         }
         self.failures = self.failures.saturating_add(1);
         self.not_before = now + back_off(self.failures);
     }
 
     /// The order was not sent, or met another version of the pod: nothing was done, and it may be tried again.
-    pub(crate) fn not_done(&mut self, number: u64, now: Moment) {
+    pub(crate) fn not_done(&mut self, number: u64, again: Moment) {
         if self.order.is_some_and(|order| order.number == number) {
             self.order = None;
-            self.not_before = now + TRY_AGAIN;
+            self.not_before = again;
             self.see(self.facts.clone());
         }
     }
@@ -176,7 +179,9 @@ impl PodBook {
 /// A request to the API server that was given up may still arrive for so long.
 const MAYBE_FOR: std::time::Duration = std::time::Duration::from_secs(5);
 /// Between two attempts at an order that met another version of the pod.
-const TRY_AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
+pub(crate) const TRY_AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
+/// Between two attempts without the lease: meanwhile it is renewed, or known to be lost.
+pub(crate) const TRY_RENEWED: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// 0.5 s, doubled with each failure, at most 30 s.
 pub(crate) fn back_off(failures: u32) -> std::time::Duration {
@@ -308,10 +313,18 @@ mod tests {
     }
 
     #[test]
+    fn a_shrink_that_was_refused_takes_nothing() {
+        let mut pod = PodBook::new(facts(300, 300, 1, 1));
+        pod.ordered(amount(100), 1);
+        pod.failed(1, false, Moment::default());
+        assert_eq!((pod.backed(), pod.may_have()), (amount(300), amount(300)));
+    }
+
+    #[test]
     fn an_order_that_met_another_version_is_tried_again_at_once() {
         let mut pod = PodBook::new(facts(300, 300, 1, 1));
         pod.ordered(amount(100), 1);
-        pod.not_done(1, Moment::default());
+        pod.not_done(1, Moment::default() + TRY_AGAIN);
         assert_eq!((pod.backed(), pod.order, pod.failures), (amount(300), None, 0));
         assert!(pod.not_before < Moment(std::time::Duration::from_millis(100)));
     }

@@ -11,12 +11,7 @@ impl Ledger {
     /// The most that the pod's main container may request.
     pub(crate) fn room_for(&self, pod: &PodBook, node: &str) -> Amount {
         let Some(facts) = self.nodes.get(node) else { return Amount::ZERO };
-        let others = self.on_node.get(node).into_iter().flatten();
-        let others: Amount = others
-            .filter(|uid| **uid != pod.facts.uid)
-            .filter_map(|uid| self.pods.get(uid))
-            .map(|other| self.counted(other))
-            .sum();
+        let others = self.reserved_without(node, &pod.facts, &[]);
         let beside = pod.facts.runner().map_or(Amount::ZERO, |runner| runner.beside);
         facts.allocatable.saturating_sub(others).saturating_sub(beside)
     }

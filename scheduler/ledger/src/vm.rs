@@ -178,7 +178,8 @@ impl VmBook {
         size.max(self.facts.min).min(self.facts.max)
     }
 
-    /// Gives the next approval. A process that gets the lease again has another epoch, so numbers start again.
+    /// Gives the next approval. Numbers start again with each epoch; a process that gets the lease again which nobody had
+    /// meanwhile goes on with the same epoch, and with its numbers.
     pub(crate) fn issue(&mut self, epoch: u64, size: Size) -> Seal {
         let given = if self.last.0 == epoch { self.last.1 } else { 0 };
         let seen =

@@ -161,6 +161,28 @@ fn a_resize_refused_by_the_api_server_is_denied() {
 }
 
 #[test]
+fn a_return_refused_by_the_api_server_says_nothing_about_a_growth() {
+    let mut world = World::new(&[node("n1", 8000, 16)]);
+    world.running("a", "n1", size(4000, 2));
+    world.pod(ordinary("o", "n1", amount(3900, 0)));
+    world.ask("a", 1, size(1000, 2), size(1000, 2));
+    let seal = permit(&world.take()[0]).1;
+    world.patch("a", seal);
+    let done = world.take();
+    let [Done::Resize(_, number, _)] = done[..] else { panic!("{done:?}") };
+    // Meanwhile it wants more than there is room for.
+    world.ask("a", 2, size(6000, 2), size(6000, 2));
+    world.tell(Event::ResizeEnded { pod: "pod-a".into(), number, result: ResizeResult::Refused });
+    world.pods.remove("o");
+    world.tell(Event::PodGone("o".into()));
+    world.pass(Duration::from_millis(600));
+    let done = world.take();
+    assert!(matches!(done[..], [Done::Resize(..)]), "{done:?}");
+    world.resize(&done[0]);
+    assert_eq!(permit(&world.take()[0]).0, Outcome::Granted);
+}
+
+#[test]
 fn a_slow_kubelet_is_not_waited_for_but_what_it_gives_is_kept() {
     let mut world = world();
     world.ask("a", 1, size(4000, 2), size(2000, 2));
@@ -287,6 +309,28 @@ fn a_vm_without_an_agent_gets_what_its_spec_wants_when_backed() {
     world.resize(&done[0]);
     let done = world.take();
     assert!(matches!(done[..], [Done::Served(..), Done::Approve(..)]), "{done:?}");
+}
+
+#[test]
+fn the_approval_of_a_vm_that_waits_for_room_is_written_again_with_the_lease() {
+    let mut world = World::new(&[node("n1", 4000, 16)]);
+    let mut facts = vm("m", size(1000, 2));
+    facts.autoscaled = false;
+    world.vm(facts.clone());
+    world.pod(runner("m", Some("n1"), cost(size(1000, 2))));
+    let done = world.take();
+    let [Done::Approve(_, seal)] = done[..] else { panic!("{done:?}") };
+    facts.wanted = size(1000, 64);
+    world.vm(facts);
+    let done = world.take();
+    world.resize(&done[0]);
+    let done = world.take();
+    let [Done::Denied(..), Done::Approve(_, part)] = done[..] else { panic!("{done:?}") };
+    assert!(part.place() > seal.place());
+    world.tell(Event::Leader(None));
+    world.tell(Event::Leader(Some(1)));
+    let done = world.take();
+    assert!(done.contains(&Done::Approve("vm-m".into(), part)), "{done:?}");
 }
 
 #[test]
@@ -525,6 +569,21 @@ fn an_order_that_met_another_version_is_repeated_promptly() {
     let [Done::Resize(_, number, _)] = done[..] else { panic!("{done:?}") };
     world.tell(Event::ResizeEnded { pod: "pod-a".into(), number, result: ResizeResult::NotDone });
     world.pass(Duration::from_millis(50));
+    let done = world.take();
+    world.resize(&done[0]);
+    assert_eq!(permit(&world.take()[0]).1.size, size(2000, 4));
+}
+
+#[test]
+fn an_order_that_met_no_lease_is_repeated_when_it_may_be_renewed() {
+    let mut world = world();
+    world.ask("a", 1, size(2000, 4), size(1000, 2));
+    let done = world.take();
+    let [Done::Resize(_, number, _)] = done[..] else { panic!("{done:?}") };
+    world.tell(Event::ResizeEnded { pod: "pod-a".into(), number, result: ResizeResult::NotHeld });
+    world.pass(Duration::from_millis(500));
+    assert_eq!(world.take(), []);
+    world.pass(Duration::from_millis(500));
     let done = world.take();
     world.resize(&done[0]);
     assert_eq!(permit(&world.take()[0]).1.size, size(2000, 4));

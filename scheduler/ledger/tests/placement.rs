@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use scheduler_ledger::{Event, Seal};
+use scheduler_ledger::{Answer, Event, PodFacts, Seal};
 use support::{Done, World, amount, cost, node, ordinary, runner, size, vm};
 
 fn world() -> (World, Vec<String>) {
@@ -134,6 +134,71 @@ fn a_list_from_before_does_not_drop_a_pod_that_was_looked_up_or_bound() {
     world.tell(Event::Pod(pod));
     world.tell(Event::PodsListed(support::names(&["pod-a"])));
     assert_eq!(world.ledger.dump().nodes["n2"].reserved, amount(0, 0), "now the list is newer");
+}
+
+/// A VM that was given 3 CPUs and uses 1, the approval of which its agent has not written.
+fn grown_and_shrunk() -> World {
+    let (mut world, _) = world();
+    world.ask("a", 1, size(3000, 4), size(3000, 4));
+    let done = world.take();
+    world.resize(&done[0]);
+    let [Done::Answer(_, Answer::Permit { seal, .. })] = world.take()[..] else { panic!() };
+    world.patch("a", seal);
+    world.ask("a", 2, size(1000, 4), size(1000, 4));
+    assert!(matches!(world.take()[..], [Done::Answer(..)]));
+    let mut facts = world.vms["vm-a"].clone();
+    facts.wanted = size(1000, 4);
+    world.vm(facts);
+    world
+}
+
+/// The pod of VM `a` ends, and the next one waits for its node.
+fn next_pod(world: &mut World) {
+    world.pods.remove("pod-a");
+    world.tell(Event::PodGone("pod-a".into()));
+    world.pod(runner("a", None, cost(size(1000, 4))));
+}
+
+#[test]
+fn an_approval_that_the_agent_lost_is_written_when_its_pod_ends_and_the_next_one_is_bound() {
+    let mut world = grown_and_shrunk();
+    next_pod(&mut world);
+    assert!(world.ledger.may_bind("pod-a", "n1").is_err(), "the larger one is obeyed");
+    let done = world.take();
+    let [Done::Approve(_, seal)] = done[..] else { panic!("{done:?}") };
+    assert_eq!(seal.size, size(1000, 4));
+    world.patch("a", seal);
+    world.ledger.may_bind("pod-a", "n1").unwrap();
+}
+
+#[test]
+fn an_approval_is_written_when_the_lease_is_held_again_with_the_same_epoch() {
+    let mut world = grown_and_shrunk();
+    next_pod(&mut world);
+    let lost = world.take();
+    assert!(matches!(lost[..], [Done::Approve(..)]), "{lost:?}");
+    world.tell(Event::Leader(None));
+    world.tell(Event::Leader(Some(1)));
+    assert_eq!(world.take(), lost);
+}
+
+#[test]
+fn a_pod_of_another_namespace_is_not_a_vms() {
+    let (mut world, nodes) = world();
+    world.vm(vm("b", size(1000, 1)));
+    world.take();
+    let foreign = |node| {
+        let pod = runner("b", node, cost(size(1000, 1)));
+        PodFacts { namespace: "foreign".into(), ..pod }
+    };
+    world.pod(foreign(None));
+    assert_eq!(world.ledger.filter(&foreign(None), &nodes).unwrap().nodes, nodes);
+    assert!(world.ledger.may_bind("pod-b", "n1").is_err());
+    world.pod(foreign(Some("n1")));
+    assert_eq!(world.take(), [], "nothing is promised to it");
+    assert!(world.ledger.dump().unplaced.contains_key("d/b"));
+    world.pod(PodFacts { uid: "own".into(), ..runner("b", Some("n2"), cost(size(1000, 1))) });
+    assert!(world.ledger.dump().nodes["n2"].vms.contains_key("d/b"));
 }
 
 #[test]

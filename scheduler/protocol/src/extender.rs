@@ -64,7 +64,11 @@ pub struct MetadataView<'a> {
 
 /// An owner of an object.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct OwnerView<'a> {
+    /// Group and version of the owner.
+    #[serde(borrow, default)]
+    pub api_version: Cow<'a, str>,
     /// Kind of the owner.
     #[serde(borrow)]
     pub kind: Cow<'a, str>,
@@ -74,6 +78,9 @@ pub struct OwnerView<'a> {
     /// Identity of the owner.
     #[serde(borrow)]
     pub uid: Cow<'a, str>,
+    /// It manages the object. An object has one such owner at most.
+    #[serde(default)]
+    pub controller: Option<bool>,
 }
 
 /// The part of a pod's spec that is needed.

@@ -68,7 +68,9 @@ fn extender_bodies_are_read_without_copying_names() {
     assert_eq!(args.node_names.as_deref(), Some(&["n1".to_owned(), "n2".to_owned()][..]));
     let pod = &args.pod;
     assert!(matches!(pod.metadata.name, std::borrow::Cow::Borrowed("pg-x7k2q")));
-    assert_eq!(pod.metadata.owner_references[0].kind, "VirtualMachine");
+    let owner = &pod.metadata.owner_references[0];
+    assert_eq!((&*owner.api_version, &*owner.kind), ("vm.neon.tech/v1", "VirtualMachine"));
+    assert_eq!(owner.controller, Some(true));
     assert_eq!(pod.spec.init_containers[1].restart_policy.as_deref(), Some("Always"));
     let requests = pod.spec.containers[0].resources.as_ref().unwrap().requests.as_ref().unwrap();
     assert_eq!(

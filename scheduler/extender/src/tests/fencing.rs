@@ -1,5 +1,7 @@
 //! What is late, old or without the lease does nothing.
 
+use scheduler_ledger::ResizeResult;
+
 use super::*;
 
 fn failure(code: u16) -> Value {
@@ -14,7 +16,7 @@ async fn a_resize_is_for_one_version_of_the_pod_and_is_repeated_for_the_next() {
     extender.answer(Method::PATCH, "/pods/pg-x/resize", 409, failure(409));
     let pod_json = json!({
         "metadata": {"name": "pg-x", "namespace": "default", "uid": "p1", "generation": 1, "resourceVersion": "9",
-            "ownerReferences": [{"apiVersion": "v1", "kind": "VirtualMachine", "name": "pg", "uid": "u1"}]},
+            "ownerReferences": [{"apiVersion": "vm.neon.tech/v1", "kind": "VirtualMachine", "name": "pg", "uid": "u1", "controller": true}]},
         "spec": {"nodeName": "n1", "containers": [
             {"name": "neonvm-runner", "resources": {"requests": {"cpu": "1100m", "memory": "1280Mi"}}}]},
         "status": {"containerStatuses": [{"name": "neonvm-runner", "image": "", "imageID": "", "ready": true,
@@ -52,7 +54,7 @@ async fn without_the_lease_nothing_is_sent() {
     let args = serde_json::from_value(args).unwrap();
     let epoch = extender.dump().await.epoch.unwrap();
     let refused = extender.effects.bind(&args, epoch + 1).await;
-    assert!(matches!(refused, Err(CallError::OutOfDate(_))), "{refused:?}");
+    assert!(matches!(refused, Err(CallError::NotHeld)), "{refused:?}");
     assert!(extender.called(&Method::POST, "/pods/o1/binding").is_empty());
     let order = crate::effects::ResizeOrder {
         pod: scheduler_protocol::ObjectRef {
@@ -65,10 +67,16 @@ async fn without_the_lease_nothing_is_sent() {
         number: 1,
         requests: Amount { cpu_millis: 1, memory_bytes: 1 },
     };
-    extender.effects.resize(order, scheduler_ledger::Why::Return);
-    // The ledger decides anew about the pod as it is.
-    let looked = |call: &(Method, String, Value)| call.1.ends_with("/pods/pg-x");
-    extender.until("a look at the pod", looked, || async { true }).await;
+    let (core, mut told) = core::channel();
+    let effects = Effects { core, ..extender.effects.clone() };
+    effects.resize(order, scheduler_ledger::Why::Return);
+    let ended = told.recv().await;
+    let result = ResizeResult::NotHeld;
+    assert!(
+        matches!(ended, Some(Command::Event(Event::ResizeEnded { result: it, .. })) if it == result),
+        "the first that is heard of it"
+    );
+    assert!(extender.called(&Method::GET, "/pods/pg-x").is_empty(), "nothing is asked either");
     assert!(extender.called(&Method::PATCH, "/pods/pg-x/resize").is_empty());
     extender.effects.bind(&args, epoch).await.unwrap();
 }

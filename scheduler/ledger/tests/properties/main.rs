@@ -120,6 +120,8 @@ enum Op {
     Lease {
         lost: bool,
     },
+    /// The lease is held again, and nobody had it meanwhile: the epoch is as before.
+    Regain,
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -156,6 +158,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Pass { ms: 31_000 }),
         1 => Just(Op::Restart),
         1 => any::<bool>().prop_map(|lost| Op::Lease { lost }),
+        1 => Just(Op::Regain),
     ]
 }
 

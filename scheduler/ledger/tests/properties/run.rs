@@ -4,21 +4,17 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::Op;
-use crate::support::{
-    Done, World, allocated, amount, cost, node, ordinary, reference, runner, size, vm,
-};
+use crate::support::{Done, World, allocated, amount, cost, node, reference, size, vm};
 use guest_units::{MilliCpu, Moment, Size};
-use scheduler_ledger::{
-    Amount, Answer, Asked, Event, PodFacts, PodKind, ResizeResult, RunnerFacts, Seal, Ticket,
-    VmFacts,
-};
+use scheduler_ledger::{Amount, Answer, Asked, Event, PodFacts, PodKind, Seal, Ticket, VmFacts};
+
+mod cluster;
+mod operator;
 
 pub(crate) const VMS: usize = 2;
 /// The VM that has no agent.
 const ALONE: usize = 1;
 pub(crate) const NODES: [&str; 2] = ["n1", "n2"];
-/// A request to the API server whose end is unknown may still arrive for so long.
-const LATE: Duration = Duration::from_millis(4999);
 
 /// What is true of a VM besides its object: the operator's mind, the orders under way, the hypervisor.
 #[derive(Debug, Default)]
@@ -192,6 +188,7 @@ impl Run {
             }
             Op::Pass { ms } => self.world.pass(Duration::from_millis(ms)),
             Op::Restart => self.restart(),
+            Op::Regain => self.world.tell(Event::Leader(Some(self.epoch))),
             Op::Lease { lost } => {
                 if !lost {
                     self.epoch += 1;
@@ -268,170 +265,6 @@ impl Run {
         }
     }
 
-    fn api(&mut self, outcome: u8) {
-        if let Some(uid) = self.questions.pop() {
-            self.world.look_up(&uid);
-        }
-        if !self.writes.is_empty() {
-            let (uid, seal) = self.writes.remove(0);
-            let facts = self.object(index(&uid));
-            let newer = facts.visible.is_none_or(|visible| visible.place() < seal.place());
-            let written = newer && outcome != 0;
-            if written {
-                facts.visible = Some(seal);
-                self.truths[index(&uid)].ever.push(seal);
-            }
-            let generation = seal.generation;
-            self.world.tell(Event::ApproveEnded { vm: uid, generation, written });
-        }
-        if self.orders.is_empty() {
-            return;
-        }
-        let Done::Resize(uid, number, requests) = self.orders.remove(0) else { return };
-        let version = self.world.versions[&number];
-        let ended = |result| Event::ResizeEnded { pod: uid.clone(), number, result };
-        let Some(pod) = self.world.pods.get(&uid) else {
-            self.world.tell(ended(ResizeResult::Refused));
-            return;
-        };
-        if pod.version != version {
-            self.world.look_up(&uid);
-            self.world.tell(ended(ResizeResult::NotDone));
-            return;
-        }
-        match outcome {
-            0 => self.world.tell(ended(ResizeResult::Refused)),
-            1 => {
-                // It was done, but nobody said so.
-                self.set_requests(&uid, requests);
-                self.world.tell(ended(ResizeResult::Unknown));
-            }
-            2 | 3 => {
-                self.late.push((uid.clone(), version, requests, self.world.now + LATE));
-                self.world.tell(ended(ResizeResult::Unknown));
-            }
-            _ => self.world.accept(&uid, number, requests),
-        }
-    }
-
-    pub(crate) fn arrive_late(&mut self) {
-        if self.late.is_empty() {
-            return;
-        }
-        let (uid, version, requests, until) = self.late.remove(0);
-        let same = self.world.pods.get(&uid).is_some_and(|pod| pod.version == version);
-        if same && self.world.now <= until {
-            self.set_requests(&uid, requests);
-        }
-    }
-
-    fn set_requests(&mut self, uid: &str, requests: Amount) {
-        let mut pod = self.world.pods[uid].clone();
-        if let PodKind::Runner(runner) = &mut pod.kind
-            && runner.spec != requests
-        {
-            (runner.spec, runner.pending) = (requests, None);
-            runner.generation += 1;
-            self.world.change(pod);
-        }
-    }
-
-    /// Starts a pod that is bound, or acts on its newest spec.
-    pub(crate) fn kubelet(&mut self, vm: usize) {
-        let Some(pod) = self.pod(vm).cloned() else { return };
-        let Some(node) = pod.node.clone() else { return };
-        let PodKind::Runner(facts) = &pod.kind else { return };
-        if facts.allocated.is_none() {
-            let used: Amount = self
-                .world
-                .pods
-                .values()
-                .filter(|other| other.uid != pod.uid && !starts(other))
-                .map(|other| allocated(other, &node))
-                .sum();
-            if !(used + facts.spec).fits_in(self.world.nodes[&node].allocatable) {
-                // Another scheduler was faster: kubelet refuses the pod.
-                self.end(vm);
-                return;
-            }
-            self.truths[vm].real = Some(self.truths[vm].boot);
-        }
-        self.world.kubelet(&pod.uid);
-    }
-
-    /// What the object approves, judged by the operator.
-    fn approval(&mut self, vm: usize) -> Option<Seal> {
-        let VmFacts { visible, obeyed, .. } = *self.object(vm);
-        let truth = &mut self.truths[vm];
-        let seal = visible.filter(|seal| Some(seal.place()) >= truth.gate.max(obeyed))?;
-        truth.gate = Some(seal.place());
-        Some(seal)
-    }
-
-    pub(crate) fn order(&mut self, vm: usize) {
-        let Some(seal) = self.approval(vm) else { return };
-        let facts = self.object(vm);
-        let goal = facts.wanted.min(seal.size).max(facts.min);
-        let truth = &mut self.truths[vm];
-        if truth.real.is_some() && truth.flights.len() < 3 {
-            // Nobody orders before having looked.
-            if truth.own_flights {
-                truth.flights.push(goal);
-            }
-        }
-    }
-
-    pub(crate) fn land(&mut self, vm: usize, part: u8) {
-        let (before, limit) = (self.truths[vm].real, self.not_older(vm));
-        let Some(before) = before.filter(|_| !self.truths[vm].flights.is_empty()) else { return };
-        let goal = self.truths[vm].flights.remove(0);
-        let after = match part {
-            0 | 1 => goal,
-            2 => Size { cpu: goal.cpu, memory: before.memory },
-            // A guest that gives nothing back.
-            _ => goal.max(before),
-        };
-        assert!(after.fits_in(limit.max(before)), "v{vm} grows to {after}, approved is {limit}");
-        self.truths[vm].real = Some(after);
-    }
-
-    /// The largest approval that is not older than the one the operator obeys, as its object says.
-    fn not_older(&self, vm: usize) -> Size {
-        let facts = &self.world.vms[&vm_uid(vm)];
-        let written = self.writes.iter().filter(|(uid, _)| *uid == facts.uid).map(|(_, seal)| seal);
-        let Truth { ever, held, .. } = &self.truths[vm];
-        let all = ever.iter().chain(held).chain(written);
-        let usable = all.filter(|seal| Some(seal.place()) >= facts.obeyed);
-        usable.map(|seal| seal.size).fold(facts.min, Size::max)
-    }
-
-    /// What the operator will write: an approval is obeyed when nothing larger is under way.
-    fn observe(&mut self, vm: usize, running: bool) {
-        let seal = self.approval(vm);
-        let mut report = self.object(vm).clone();
-        let truth = &mut self.truths[vm];
-        if !truth.own_flights && !running {
-            // Orders of the operator before that have not arrived: the runner refuses them from now on.
-            truth.flights.clear();
-        }
-        truth.own_flights |= truth.flights.is_empty();
-        let fits = |seal: &Seal| {
-            truth.own_flights && truth.flights.iter().all(|flight| flight.fits_in(seal.size))
-        };
-        if let Some(seal) = seal.filter(|seal| truth.real.is_none() || fits(seal)) {
-            report.obeyed = Some(seal.place());
-        }
-        report.plugged = truth.real;
-        truth.report = Some(report);
-    }
-
-    fn report(&mut self, vm: usize) {
-        if let Some(report) = self.truths[vm].report.take() {
-            let facts = self.object(vm);
-            (facts.plugged, facts.obeyed) = (report.plugged, report.obeyed);
-        }
-    }
-
     pub(crate) fn see(&mut self, vm: usize) {
         let facts = self.object(vm).clone();
         self.world.tell(Event::Vm(facts));
@@ -447,60 +280,6 @@ impl Run {
             (truth.real, truth.report) = (None, None);
             truth.flights.clear();
             self.world.tell(Event::PodGone(uid));
-        }
-    }
-
-    /// The operator names the next pod in the status, then makes it for what the spec wants.
-    fn start(&mut self, vm: usize) {
-        if self.pod(vm).is_some() {
-            return;
-        }
-        let seal = self.approval(vm);
-        let truth = &mut self.truths[vm];
-        truth.pod += 1;
-        truth.held.clear();
-        truth.own_flights = true;
-        let (number, pod) = (truth.pod, format!("v{vm}-pod-{}", truth.pod));
-        let facts = self.object(vm);
-        (facts.pod_name, facts.plugged) = (Some(pod.clone()), None);
-        facts.obeyed = seal.map_or(facts.obeyed, |seal| Some(seal.place()));
-        let wanted = facts.wanted;
-        self.truths[vm].boot = Size { cpu: wanted.cpu, ..facts.min };
-        let mut pod = PodFacts { name: pod, ..runner(&name(vm), None, cost(wanted)) };
-        pod.uid = format!("pod-v{vm}-{number}");
-        if let PodKind::Runner(RunnerFacts { allocated, .. }) = &mut pod.kind {
-            *allocated = None;
-        }
-        self.world.pod(pod);
-    }
-
-    fn bind(&mut self, vm: usize, node: usize, outcome: u8) {
-        let Some(mut pod) = self.pod(vm).cloned().filter(|pod| pod.node.is_none()) else { return };
-        let Ok((placed, _)) = self.world.ledger.may_bind(&pod.uid, NODES[node]) else { return };
-        self.world.tell(Event::Placing(placed));
-        pod.node = Some(NODES[node].into());
-        match outcome {
-            0 => self.world.tell(Event::PlacingFailed(pod.uid)),
-            // Nobody knows how it ended.
-            1 => {}
-            2 => self.world.change(pod),
-            // It was bound, and only the answer says otherwise.
-            3 => {
-                let uid = pod.uid.clone();
-                self.world.change(pod);
-                self.world.tell(Event::PlacingFailed(uid));
-            }
-            _ => self.world.pod(pod),
-        }
-    }
-
-    /// kube-scheduler counts the larger of spec and allocation.
-    fn place(&mut self, node: &str, requests: Amount) {
-        let used: Amount = self.world.pods.values().map(|pod| shown(pod, node)).sum();
-        let room = self.world.nodes[node].allocatable;
-        if (used + requests).fits_in(room) {
-            self.others += 1;
-            self.world.pod(ordinary(&format!("o-{}", self.others), node, requests));
         }
     }
 
@@ -555,7 +334,7 @@ impl Run {
 
     /// When faults stop, every request ends and everything settles.
     pub(crate) fn settle(&mut self) {
-        self.epoch += 1;
+        // With the same epoch: nothing may depend on another ledger's coming.
         self.world.tell(Event::Leader(Some(self.epoch)));
         for round in 0..160 {
             self.collect();
@@ -580,6 +359,12 @@ impl Run {
         }
         assert!(self.open.is_empty(), "requests without an end: {:?}", self.open);
         assert!(self.orders.len() <= VMS, "the ledger does not come to rest: {:?}", self.orders);
+        for vm in 0..VMS {
+            let pod = self.pod(vm).expect("what the ledger places, kubelet admits");
+            let placement = self.world.ledger.filter(pod, &NODES.map(str::to_owned));
+            let nodes = placement.expect("the lease is held").nodes;
+            assert!(pod.node.is_some() || nodes.is_empty(), "v{vm} has room on {nodes:?}");
+        }
         let alone = self.object(ALONE).clone();
         if self.pod(ALONE).is_some_and(|pod| pod.node.is_some()) {
             let newest = self.truths[ALONE].ever.iter().map(Seal::place).max();

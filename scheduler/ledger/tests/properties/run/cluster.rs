@@ -1,0 +1,135 @@
+//! API server, kubelet and kube-scheduler, with what goes wrong on the way to them.
+
+use std::time::Duration;
+
+use scheduler_ledger::{Amount, Event, PodKind, ResizeResult};
+
+use super::{NODES, Run, index, shown, starts};
+use crate::support::{Done, allocated, ordinary};
+
+/// A request to the API server whose end is unknown may still arrive for so long.
+const LATE: Duration = Duration::from_millis(4999);
+
+impl Run {
+    pub(super) fn api(&mut self, outcome: u8) {
+        if let Some(uid) = self.questions.pop() {
+            self.world.look_up(&uid);
+        }
+        if !self.writes.is_empty() {
+            let (uid, seal) = self.writes.remove(0);
+            let facts = self.object(index(&uid));
+            let newer = facts.visible.is_none_or(|visible| visible.place() < seal.place());
+            let written = newer && outcome != 0;
+            if written {
+                facts.visible = Some(seal);
+                self.truths[index(&uid)].ever.push(seal);
+            }
+            let generation = seal.generation;
+            self.world.tell(Event::ApproveEnded { vm: uid, generation, written });
+        }
+        if self.orders.is_empty() {
+            return;
+        }
+        let Done::Resize(uid, number, requests) = self.orders.remove(0) else { return };
+        let version = self.world.versions[&number];
+        let ended = |result| Event::ResizeEnded { pod: uid.clone(), number, result };
+        let Some(pod) = self.world.pods.get(&uid) else {
+            self.world.tell(ended(ResizeResult::Refused));
+            return;
+        };
+        if pod.version != version {
+            self.world.look_up(&uid);
+            self.world.tell(ended(ResizeResult::NotDone));
+            return;
+        }
+        match outcome {
+            0 => self.world.tell(ended(ResizeResult::Refused)),
+            1 => {
+                // It was done, but nobody said so.
+                self.set_requests(&uid, requests);
+                self.world.tell(ended(ResizeResult::Unknown));
+            }
+            2 | 3 => {
+                self.late.push((uid.clone(), version, requests, self.world.now + LATE));
+                self.world.tell(ended(ResizeResult::Unknown));
+            }
+            4 => self.world.tell(ended(ResizeResult::NotHeld)),
+            _ => self.world.accept(&uid, number, requests),
+        }
+    }
+
+    pub(crate) fn arrive_late(&mut self) {
+        if self.late.is_empty() {
+            return;
+        }
+        let (uid, version, requests, until) = self.late.remove(0);
+        let same = self.world.pods.get(&uid).is_some_and(|pod| pod.version == version);
+        if same && self.world.now <= until {
+            self.set_requests(&uid, requests);
+        }
+    }
+
+    pub(super) fn set_requests(&mut self, uid: &str, requests: Amount) {
+        let mut pod = self.world.pods[uid].clone();
+        if let PodKind::Runner(runner) = &mut pod.kind
+            && runner.spec != requests
+        {
+            (runner.spec, runner.pending) = (requests, None);
+            runner.generation += 1;
+            self.world.change(pod);
+        }
+    }
+
+    /// Starts a pod that is bound, or acts on its newest spec.
+    pub(crate) fn kubelet(&mut self, vm: usize) {
+        let Some(pod) = self.pod(vm).cloned() else { return };
+        let Some(node) = pod.node.clone() else { return };
+        let PodKind::Runner(facts) = &pod.kind else { return };
+        if facts.allocated.is_none() {
+            let used: Amount = self
+                .world
+                .pods
+                .values()
+                .filter(|other| other.uid != pod.uid && !starts(other))
+                .map(|other| allocated(other, &node))
+                .sum();
+            if !(used + facts.spec).fits_in(self.world.nodes[&node].allocatable) {
+                // Another scheduler was faster: kubelet refuses the pod.
+                self.end(vm);
+                return;
+            }
+            self.truths[vm].real = Some(self.truths[vm].boot);
+        }
+        self.world.kubelet(&pod.uid);
+    }
+
+    pub(super) fn bind(&mut self, vm: usize, node: usize, outcome: u8) {
+        let Some(mut pod) = self.pod(vm).cloned().filter(|pod| pod.node.is_none()) else { return };
+        let Ok((placed, _)) = self.world.ledger.may_bind(&pod.uid, NODES[node]) else { return };
+        self.world.tell(Event::Placing(placed));
+        pod.node = Some(NODES[node].into());
+        match outcome {
+            0 => self.world.tell(Event::PlacingFailed(pod.uid)),
+            // Nobody knows how it ended.
+            1 => {}
+            2 => self.world.change(pod),
+            // It was bound, and only the answer says otherwise.
+            3 => {
+                let uid = pod.uid.clone();
+                self.world.change(pod);
+                self.world.tell(Event::PlacingFailed(uid));
+            }
+            _ => self.world.pod(pod),
+        }
+    }
+
+    /// kube-scheduler counts the larger of spec and allocation.
+    pub(super) fn place(&mut self, node: &str, requests: Amount) {
+        let used: Amount = self.world.pods.values().map(|pod| shown(pod, node)).sum();
+        let room = self.world.nodes[node].allocatable;
+        if (used + requests).fits_in(room) {
+            self.others += 1;
+            self.world.pod(ordinary(&format!("o-{}", self.others), node, requests));
+        }
+    }
+}
