@@ -187,11 +187,7 @@ impl Bounds {
             return Ok(spec);
         };
         let Self { min, max } = Self::parse(text, vm.spec.guest.memory_slot_size)?;
-        let cut = |size: Size| Size {
-            cpu: size.cpu.max(spec.min.cpu).min(spec.max.cpu),
-            memory: size.memory.max(spec.min.memory).min(spec.max.memory),
-        };
-        Ok(Self { min: cut(min), max: cut(max) })
+        Ok(Self { min: min.clamp(spec.min, spec.max), max: max.clamp(spec.min, spec.max) })
     }
 }
 

@@ -43,13 +43,6 @@ pub fn set(conditions: &mut Vec<Condition>, new: NewCondition<'_>, now: Timestam
     true
 }
 
-/// Removes a condition and says whether it was there.
-pub fn clear(conditions: &mut Vec<Condition>, kind: &str) -> bool {
-    let before = conditions.len();
-    conditions.retain(|condition| condition.type_ != kind);
-    conditions.len() != before
-}
-
 /// The condition of this type.
 #[must_use]
 pub fn find<'a>(conditions: &'a [Condition], kind: &str) -> Option<&'a Condition> {

@@ -7,7 +7,7 @@ use super::{binding, only, requests, validating};
 use crate::{GROUP, names};
 
 /// Heading of the file.
-pub(super) const IDENTITY: &str = "A runner pod stays the pod of its VM, at the price that it was made with: the controller finds its pods by\n\
+pub(super) const IDENTITY: &str = "Only the controller makes runner pods. One stays the pod of its VM, at the price that it was made with: the controller finds its pods by\n\
      their label, and the scheduler's ledger counts them by it.";
 
 /// On the object as it was before the request.
@@ -44,6 +44,21 @@ pub(super) fn resize() -> Vec<Value> {
         )],
     });
     vec![validating(name, spec), binding(name, "Deny")]
+}
+
+/// Whoever could make a pod that a VM seems to own could have the ledger count it as the VM's.
+fn maker() -> [Value; 2] {
+    let name = "neonvm-runner-maker";
+    let before = format!("oldObject == null || !({})", owned("oldObject"));
+    let spec = json!({
+        "matchConstraints": requests("", "v1", &["pods"], &["CREATE", "UPDATE"]),
+        "matchConditions": [{
+            "name": "becomes-a-runner-pod",
+            "expression": format!("{} && ({before})", owned("object")),
+        }],
+        "validations": [only(names::USER_CONTROLLER, "only the controller makes the pod of a VM")],
+    });
+    [validating(name, spec), binding(name, "Deny")]
 }
 
 pub(super) fn identity() -> Vec<Value> {
@@ -91,5 +106,6 @@ pub(super) fn identity() -> Vec<Value> {
             ),
         ],
     });
-    vec![validating(name, spec), binding(name, "Deny")]
+    let [policy, bound] = maker();
+    vec![validating(name, spec), binding(name, "Deny"), policy, bound]
 }
