@@ -30,6 +30,9 @@ use tokio_util::task::TaskTracker;
 use self::plugin::Plugin;
 use self::v1beta1::DeviceSpec;
 
+/// More pods than any kubelet takes.
+const PODS: u32 = 1000;
+
 /// One resource that kubelet offers to pods.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Resource {
@@ -69,14 +72,14 @@ fn resources(host_dev: &Path, cpuinfo: &Path) -> Vec<Resource> {
     let mut resources = vec![Resource {
         name: controller_api::names::RESOURCE_TUN,
         socket: "neonvm-tun.sock",
-        count: 1000,
+        count: PODS,
         devices: tun,
     }];
     match probe::kvm(&host_dev.join("kvm"), cpuinfo) {
         Ok(()) => resources.push(Resource {
             name: controller_api::names::RESOURCE_KVM,
             socket: "neonvm-kvm.sock",
-            count: 64,
+            count: PODS,
             devices: vec![device("kvm")],
         }),
         Err(why) => tracing::info!(why, "no hardware virtualisation"),

@@ -8,7 +8,6 @@ mod admin;
 mod config;
 mod device;
 mod effects;
-mod error;
 mod events;
 mod health;
 mod http;

@@ -126,8 +126,7 @@ fn limits(vm: &VirtualMachine, config: &FileConfig) -> Result<Limits, String> {
             format!("annotation {}: {}", names::ANNOTATION_CONFIG, problems.0.join("; "))
         })?;
     }
-    let Bounds { min, max } =
-        Bounds::of(vm).map_err(|err| crate::error::Chain(&err).to_string())?;
+    let Bounds { min, max } = Bounds::of(vm).map_err(|err| guest_units::Chain(&err).to_string())?;
     for (name, size) in [("minimum", min), ("maximum", max)] {
         if !CPU_RANGE.contains(&size.cpu.0) {
             return Err(format!("the {name} of {} vCPU is not between 0.05 and 512", size.cpu));

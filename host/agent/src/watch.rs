@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use controller_api::{VirtualMachine, names};
 use futures::{Stream, StreamExt, TryStreamExt};
+use guest_units::Chain;
 use k8s_openapi::api::core::v1::Pod;
 use kube::core::DeserializeGuard;
 use kube::runtime::{WatchStreamExt, watcher};
@@ -20,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::Entry;
 use crate::effects::guest::GuestPlace;
-use crate::error::Chain;
 use crate::events::{Limiter, Reason};
 use crate::http::Ready;
 use crate::view::{Seen, VmKey, VmView, look};

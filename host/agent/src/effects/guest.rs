@@ -17,13 +17,11 @@ use guest_protocol::{
     HandshakeError, Link, LinkError, LinkOptions, Received, ScalerHost, ScalerNotify,
     ScalerRequest, ScalerResponse, dial,
 };
-use guest_units::{Bytes, Size};
+use guest_units::{Bytes, Chain, Size};
 use host_protocol::{ConnectError, Endpoint, HybridSocket, VSOCK_NAME, vsock_folder};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-
-use crate::error::Chain;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// Longest pause before another look for a guest that is not there.
@@ -151,13 +149,6 @@ pub(crate) enum Shrink {
     Veto { least: Size, reason: String },
 }
 
-/// A guest's words in an Event or a log are printable ASCII, and no more of them than this.
-const REASON_CHARS: usize = 120;
-
-fn printable(reason: &str) -> String {
-    reason.chars().filter(|c| (' '..='~').contains(c)).take(REASON_CHARS).collect()
-}
-
 /// Asks whether the guest can do with less. What it names as its least is taken between the two sizes.
 pub(crate) async fn ask(
     link: &Link<ScalerHost>,
@@ -171,7 +162,7 @@ pub(crate) async fn ask(
         ScalerResponse::Fine {} => Ok(Shrink::Fine),
         ScalerResponse::Veto { least, reason } => {
             let least = least.clamp(to, from);
-            Ok(Shrink::Veto { least, reason: printable(reason.as_str()) })
+            Ok(Shrink::Veto { least, reason: reason.printable() })
         }
         // An answer to another question: counts as a refusal of this size.
         ScalerResponse::Confirmed { .. } => {
@@ -198,7 +189,7 @@ pub(crate) async fn tell(
 
 #[cfg(test)]
 mod tests {
-    use guest_protocol::{ScalerGuest, Session, accept};
+    use guest_protocol::{ScalerGuest, Session, Text, accept};
     use guest_units::MilliCpu;
     use tokio_util::task::TaskTracker;
 
@@ -241,7 +232,10 @@ mod tests {
             panic!("a veto is no agreement");
         };
         assert_eq!(least, size(2000, 1024));
-        assert!(reason.starts_with("caf xxx") && reason.len() == REASON_CHARS, "{reason}");
+        assert!(
+            reason.starts_with("caf xxx") && reason.len() == Text::MAX_PRINTABLE_CHARS,
+            "{reason}"
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use controller_api::Approval;
 use guest_protocol::{Link, LinkError, ScalerHost};
-use guest_units::Size;
+use guest_units::{Chain, Size};
 use host_scaling::{Action, Event, Why};
 use jiff::Timestamp;
 use scheduler_protocol::{ObjectRef, PermitRequest, VERSION};
@@ -13,7 +13,6 @@ use tokio::sync::mpsc;
 
 use super::{Report, Shared, Task};
 use crate::effects::{guest, vm};
-use crate::error::Chain;
 use crate::metrics::{ByCode, ByDirection, ByEndpointAndCode, ByResult, Direction, Metrics};
 use crate::patch::operations;
 use crate::view::{Seen, VmView, look};

@@ -12,6 +12,8 @@ use host_scaling::{Action, Event, Limits, Policy, Sample, Scaler, VmView, Why};
 const ANSWER: Duration = Duration::from_millis(10);
 /// The operator and QEMU need this for a plug.
 const PLUG: Duration = Duration::from_millis(300);
+/// QEMU is done so long before the object shows it.
+const SHOWN_AFTER: Duration = Duration::from_millis(200);
 /// The operator tries a partial unplug again after this.
 const REPLUG: Duration = Duration::from_secs(5);
 /// The guest's word holds for so long.
@@ -138,6 +140,12 @@ impl World {
 
     pub(crate) fn sample(&mut self, demand: Size) {
         self.event(Event::Sample(Sample { demand, used: demand }));
+    }
+
+    /// What the guest has: the object shows it later.
+    pub(crate) fn real(&self) -> Size {
+        let done = |(at, _): &&(Moment, Size)| at.since(self.now) <= SHOWN_AFTER;
+        self.plugs.front().filter(done).map_or(self.view.plugged, |(_, size)| *size)
     }
 
     /// Nothing is in flight.
