@@ -274,11 +274,6 @@ pub fn hash_bytes(bytes: &[u8]) -> String {
     hex(ring::digest::digest(&SHA256, bytes).as_ref())
 }
 
-/// The content key of files and folders below `root`.
-pub fn hash_files<P: AsRef<Path>>(root: &Path, paths: &[P]) -> Result<String> {
-    Ok(Key::new().files(root, paths)?.finish())
-}
-
 fn hex(bytes: &[u8]) -> String {
     bytes
         .iter()
@@ -362,12 +357,13 @@ mod tests {
         let root = cache.root().join("src");
         fs::create_dir_all(root.join("a")).unwrap();
         fs::write(root.join("a/x"), "1").unwrap();
-        let before = hash_files(&root, &["a"]).unwrap();
-        assert_eq!(before, hash_files(&root, &["a"]).unwrap());
+        let key = || Key::new().files(&root, &["a"]).unwrap().finish();
+        let before = key();
+        assert_eq!(before, key());
         fs::write(root.join("a/.hidden"), "1").unwrap();
-        assert_eq!(before, hash_files(&root, &["a"]).unwrap());
+        assert_eq!(before, key());
         fs::write(root.join("a/x"), "2").unwrap();
-        assert_ne!(before, hash_files(&root, &["a"]).unwrap());
+        assert_ne!(before, key());
         assert_ne!(
             Key::new().text("ab").text("c").finish(),
             Key::new().text("a").text("bc").finish()

@@ -116,6 +116,27 @@ pub fn need_cargo() -> Result<()> {
     Ok(())
 }
 
+/// Makes sure that the toolchain compiles for a target. Rustup does this by itself only where automatic installation is on.
+pub fn ensure_target(step: &Step, repo: &Path, target: &str) -> Result<()> {
+    need_cargo()?;
+    let folder = Run::new("rustc").args(["--print", "target-libdir", "--target", target]).dir(repo);
+    if Path::new(folder.output().context("ask where the target's libraries are")?.trim()).is_dir() {
+        return Ok(());
+    }
+    let line = format!("rustup target add {target}");
+    ensure!(
+        find("rustup").is_some(),
+        "the toolchain has no target {target}, and there is no rustup to add it: with rustup, {line}"
+    );
+    Run::new("rustup")
+        .args(["target", "add", target])
+        .dir(repo)
+        .log(step.log())
+        .deadline(INSTALL_TIME)
+        .status()
+        .with_context(|| format!("install the target; by hand: {line}"))
+}
+
 /// Where a program lies in PATH.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -153,11 +153,9 @@ pub fn is_generated(text: &str) -> bool {
     text.lines().take(5).any(|line| line.contains("@generated"))
 }
 
-/// The lines of a Rust file that ship: those before its first test module.
+/// The lines of a Rust file that ship: those before its tests.
 #[must_use]
 pub fn production(text: &str) -> String {
-    text.lines()
-        .take_while(|line| !line.trim_start().starts_with("#[cfg(test)]"))
-        .collect::<Vec<_>>()
-        .join("\n")
+    let tests = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+    text[..tests].to_owned()
 }

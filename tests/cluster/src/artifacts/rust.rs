@@ -80,6 +80,9 @@ fn programs(
         names.push(binary);
     }
     progress.step(&format!("compile {}", names.join(", ")), |step| {
+        if place == Place::Guest {
+            tools::ensure_target(step, repo, GUEST_TARGET)?;
+        }
         Run::new("cargo")
             .args(args)
             .args(profile(place))

@@ -14,11 +14,13 @@ use tests_cluster::scenarios::{self, Needs, Scenario};
 use tests_cluster::tally::{Part, Tally};
 use tests_cluster::{cli, interrupt, system, tools};
 
-/// The crates whose property tests are worth more cases: the units, the codecs and the brains.
+/// The crates with property tests: units, codecs, brains.
 const PROPERTIES: &[&str] = &[
     "guest-units",
     "guest-protocol",
     "guest-policy",
+    "guest-monitor",
+    "controller-qmp",
     "controller-lifecycle",
     "scheduler-ledger",
     "host-scaling",

@@ -189,5 +189,22 @@ fn status_and_resize(space: &Space, vm: &Vm) -> Result<()> {
     let refused = space.kubectl_run(&words).arg(changes.to_string()).output();
     let said = refused.err().map(|err| format!("{err:#}")).unwrap_or_default();
     ensure!(said.contains("only the scheduler's extender"), "the pod was resized by hand: {said}");
+    let owner = json!([{
+        "apiVersion": "vm.neon.tech/v1", "kind": "VirtualMachine", "name": vm.name, "controller": true,
+        "uid": vm.see()?.0["metadata"]["uid"],
+    }]);
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "impostor", "ownerReferences": owner},
+        "spec": {"containers": [{"name": "neonvm-runner", "image": "localhost/busybox:local"}]},
+    });
+    let answer = space.api.post(&format!("/api/v1/namespaces/{}/pods", space.name()), &pod)?;
+    let said = answer.message();
+    ensure!(
+        answer.status == 403 && said.contains("only the controller makes"),
+        "a pod that a VM seems to own is answered {}: {said}",
+        answer.status
+    );
     Ok(())
 }

@@ -54,6 +54,7 @@ fn manifests(cluster: &Cluster) -> Result<()> {
     let mut wrong = creations(&space)?;
     wrong.extend(updates(&space)?);
     wrong.extend(samples(&space)?);
+    wrong.extend(a_migration_is_refused(&space)?);
     ensure!(wrong.is_empty(), "{} cases are wrong:\n{}", wrong.len(), wrong.join("\n"));
     Ok(())
 }
@@ -169,6 +170,20 @@ fn samples(space: &Space) -> Result<Vec<String>> {
     }
     kubectl_says_it_too(space)?;
     Ok(wrong)
+}
+
+/// Accepted, it would sit there and do nothing.
+fn a_migration_is_refused(space: &Space) -> Result<Option<String>> {
+    let migration = json!({
+        "apiVersion": "vm.neon.tech/v1",
+        "kind": "VirtualMachineMigration",
+        "metadata": {"name": "move"},
+        "spec": {"vmName": "vm"},
+    });
+    let path =
+        format!("/apis/vm.neon.tech/v1/namespaces/{}/virtualmachinemigrations", space.name());
+    let answer = space.api.post(&path, &migration)?;
+    Ok(judge("a migration", &answer, None, &["live migration is not supported yet".to_owned()]))
 }
 
 /// A user sees the field's name.
