@@ -140,16 +140,18 @@ pub enum Event {
     PodObserved(Pod),
     /// These pods belong to the VM but are not its current one, and nobody deletes them yet.
     Strays(Vec<String>),
-    /// The runner says what is plugged. By being asked it has learnt of this leadership: it refuses the orders of
-    /// earlier ones from then on.
+    /// The runner says what is plugged. By being asked it has learnt of this leadership and of what it has given up: it
+    /// refuses the orders of earlier ones, and those before `first`, from then on.
     RunnerObserved {
+        /// [`Vm::first_order`](crate::Vm::first_order) when it was asked.
+        first: u64,
         /// Counts the runner's changes; what is older than another observation of the same pod is ignored.
         revision: u64,
         /// What the hypervisor has.
         plugged: Plugged,
         /// The guest's keeper is connected, so that orders can be carried out.
         guest: bool,
-        /// Some order still runs, whoever gave it.
+        /// Some order still runs or is unsettled, whoever gave it.
         busy: bool,
     },
     /// The runner cannot be asked at present.
@@ -175,7 +177,7 @@ pub enum Event {
         /// How it ended.
         ending: Ending,
     },
-    /// No answer to the order.
+    /// No answer to the order, or none that says how it ends: it may still have an effect.
     OrderFailed {
         /// Which order.
         generation: u64,

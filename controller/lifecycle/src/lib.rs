@@ -18,11 +18,13 @@
 //! it is: losing the scheduler never shrinks it. Shrinking needs no approval, nor does the minimum.
 //! The status says which approval is obeyed: the scheduler keeps the room of every approval from that one on, and
 //! gives the room of older ones away. So an approval becomes the obeyed one only when no order beyond it can be
-//! under way: whoever led before is shut out of the runner, and no order of our own is unanswered.
+//! under way: the runner refuses whoever led before, and every order of our own that was given up without an answer, and
+//! was seen idle since. No clock says how long an order may be on its way.
 //!
 //! *Failures.* An order that is refused, vetoed, partly done or lost is tried again after a growing pause;
 //! what was reached is what the status says, and the condition `Resized` says why it is not more or less.
-//! An order has a deadline here too, so a lost answer cannot hold up the next order. A pod that ended or
+//! An order has a deadline here too, so a lost answer cannot hold up the next order. A growth that is no longer
+//! wanted is overtaken by an order of the smaller total. A pod that ended or
 //! vanished is replaced as the restart policy says, at once the first time, later after a growing pause.
 //!
 //! `Scaling` is not a state but a view: the VM runs and an order is in flight. So it cannot get stuck.

@@ -12,10 +12,6 @@ use crate::event::Ending;
 /// An order without an answer after this long counts as lost. The runner answers within 10 s.
 const ORDER_DEADLINE: Duration = Duration::from_secs(15);
 
-/// An order of which nothing is known any more has ended by then: it is sent for at most 12 s, and runs for at most
-/// 10 s after that.
-const ORDER_LIFE: Duration = Duration::from_secs(25);
-
 /// A shrink that was vetoed or only partly done is tried again after 5 s, then less often.
 const SHRINK_PAUSE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
 
@@ -42,16 +38,15 @@ struct Flight {
     from: u64,
     to: u64,
     deadline: Moment,
-    over: Moment,
 }
 
-/// Orders that got no answer.
+/// Orders that got no answer, or none that says how they end.
 #[derive(Debug, Clone, Copy)]
 struct Lost {
     /// The largest of their totals.
     to: u64,
-    /// None of them runs from then on.
-    over: Moment,
+    /// The newest of them.
+    generation: u64,
 }
 
 /// The bounds within which a total is chosen.
@@ -123,7 +118,16 @@ pub(crate) struct Resource {
 impl Resource {
     pub(crate) fn decide(&self, plugged: u64, bounds: Bounds, now: Moment) -> Decision {
         if let Some(flight) = self.flight(now) {
-            return Decision::Busy { until: flight.deadline };
+            // A growth that nobody wants any more: the runner drops it for a newer order. How far it has come is not
+            // known, so only the wish counts, and only if it is backed.
+            let wish = bounds.wanted();
+            let overtakes = flight.to > flight.from && wish < flight.to;
+            let waits = self.pause.pending(now).is_some() || wish > bounds.backed();
+            return if overtakes && !waits {
+                Decision::Order { total: wish }
+            } else {
+                Decision::Busy { until: flight.deadline }
+            };
         }
         let goal = bounds.goal(plugged);
         if goal == plugged {
@@ -150,22 +154,28 @@ impl Resource {
     }
 
     pub(crate) fn started(&mut self, generation: u64, from: u64, to: u64, now: Moment) {
+        // What is overtaken may have come further than anybody has seen: to take some of it back is a shrink.
+        let from = self.flight(now).map_or(from, |overtaken| overtaken.to.max(from));
         self.give_up();
-        let (deadline, over) = (now + ORDER_DEADLINE, now + ORDER_LIFE);
-        self.flight = Some(Flight { generation, from, to, deadline, over });
+        self.flight = Some(Flight { generation, from, to, deadline: now + ORDER_DEADLINE });
     }
 
     /// Nothing more is heard of the order in flight, but it may still run.
     fn give_up(&mut self) {
-        let Some(Flight { to, over, .. }) = self.flight.take() else { return };
-        let before = self.lost.unwrap_or(Lost { to, over });
-        self.lost = Some(Lost { to: before.to.max(to), over: before.over.max(over) });
+        let Some(Flight { to, generation, .. }) = self.flight.take() else { return };
+        let before = self.lost.map_or(to, |lost| lost.to);
+        self.lost = Some(Lost { to: before.max(to), generation });
     }
 
-    /// The runner was seen idle: whatever should have ended by now has.
-    pub(crate) fn idle(&mut self, now: Moment) {
-        self.lost.take_if(|lost| lost.over <= now);
-        self.flight.take_if(|flight| flight.over <= now);
+    /// The runner was seen idle after it had refused all orders before `first`: none of these has any effect any more.
+    pub(crate) fn idle(&mut self, first: u64) {
+        self.lost.take_if(|lost| lost.generation < first);
+        self.flight.take_if(|flight| flight.generation < first);
+    }
+
+    /// The order that is still waited for.
+    pub(crate) fn awaited(&self, now: Moment) -> Option<u64> {
+        self.flight(now).map(|flight| flight.generation)
     }
 
     /// Whether an order of a larger total may be under way.
@@ -219,7 +229,7 @@ impl Resource {
         true
     }
 
-    /// The order in flight got no answer. Returns false if it is another one.
+    /// The order in flight got no answer that says how it ends. Returns false if it is another one.
     pub(crate) fn lost(&mut self, generation: u64, reason: &str, goal: u64, now: Moment) -> bool {
         let known = self.flight.as_ref().is_some_and(|flight| flight.generation == generation);
         if known {
@@ -232,10 +242,6 @@ impl Resource {
     /// Another pod: nothing of the old one counts.
     pub(crate) fn reset(&mut self) {
         *self = Self::default();
-    }
-
-    pub(crate) fn in_flight(&self, now: Moment) -> bool {
-        self.flight(now).is_some()
     }
 
     pub(crate) fn problem(&self) -> Option<&Problem> {
@@ -321,6 +327,45 @@ mod tests {
             let decided = Resource::default().decide(plugged * GIB, bounds, at(0));
             assert_eq!(decided, expected, "{name}");
         }
+    }
+
+    #[test]
+    fn a_smaller_goal_overtakes_a_growth_once() {
+        let mut memory = Resource::default();
+        memory.started(1, GIB, 8 * GIB, at(0));
+        let smaller = bounds(2 * GIB, Some(2 * GIB));
+        assert_eq!(memory.decide(3 * GIB, smaller, at(1)), Decision::Order { total: 2 * GIB });
+        memory.started(2, 3 * GIB, 2 * GIB, at(1));
+        assert_eq!(memory.decide(3 * GIB, smaller, at(1)), Decision::Busy { until: at(16) });
+        assert!(memory.may_exceed(2 * GIB), "the first one may still run");
+        assert!(!memory.ended(1, 3 * GIB, &Ending::Partial("overtaken".into()), 2 * GIB, at(2)));
+        assert!(memory.ended(2, 2 * GIB, &Ending::Done, 2 * GIB, at(3)));
+        assert!(!memory.may_exceed(2 * GIB));
+
+        let mut memory = Resource::default();
+        memory.started(1, GIB, 4 * GIB, at(0));
+        let larger = bounds(8 * GIB, Some(8 * GIB));
+        assert_eq!(memory.decide(3 * GIB, larger, at(1)), Decision::Busy { until: at(15) });
+        let unapproved = bounds(3 * GIB, Some(2 * GIB));
+        assert!(matches!(memory.decide(3 * GIB, unapproved, at(1)), Decision::Busy { .. }));
+    }
+
+    #[test]
+    fn only_a_smaller_wish_overtakes_and_then_it_is_a_shrink() {
+        let mut memory = Resource::default();
+        memory.started(1, GIB, 8 * GIB, at(0));
+        // Nothing has been seen of the growth yet, and the approval is gone.
+        for (wanted, approved) in [(8, None), (4, None), (4, Some(2))] {
+            let bounds = bounds(wanted * GIB, approved.map(|gib: u64| gib * GIB));
+            let decided = memory.decide(GIB, bounds, at(1));
+            assert!(matches!(decided, Decision::Busy { .. }), "{wanted} {approved:?}: {decided:?}");
+        }
+        let smaller = bounds(4 * GIB, Some(8 * GIB));
+        assert_eq!(memory.decide(GIB, smaller, at(1)), Decision::Order { total: 4 * GIB });
+        memory.started(2, GIB, 4 * GIB, at(1));
+        assert!(memory.ended(2, 6 * GIB, &Ending::Partial("stuck".into()), 4 * GIB, at(2)));
+        assert!(matches!(memory.problem(), Some(Problem::PartialUnplug(_))));
+        assert_eq!(memory.decide(6 * GIB, smaller, at(2)), Decision::Pausing { until: at(7) });
     }
 
     #[test]

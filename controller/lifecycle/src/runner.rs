@@ -16,11 +16,23 @@ pub(crate) struct Runner {
 }
 
 impl Vm {
-    pub(crate) fn runner_observed(&mut self, runner: Runner, busy: bool, now: Moment) {
+    /// The first order that may still come: the oldest that is waited for, else the next one. Earlier ones are answered or
+    /// given up.
+    #[must_use]
+    pub fn first_order(&self, now: Moment) -> u64 {
+        self.awaited(now).unwrap_or(self.generation.saturating_add(1))
+    }
+
+    /// The oldest order that is still waited for.
+    pub(crate) fn awaited(&self, now: Moment) -> Option<u64> {
+        [&self.cpu, &self.memory].into_iter().filter_map(|resource| resource.awaited(now)).min()
+    }
+
+    pub(crate) fn runner_observed(&mut self, runner: Runner, first: u64, busy: bool) {
         if self.runner_says(runner) && !busy {
             self.fenced = true;
-            self.cpu.idle(now);
-            self.memory.idle(now);
+            self.cpu.idle(first);
+            self.memory.idle(first);
         }
     }
 

@@ -126,7 +126,7 @@ impl Vm {
         let settled = self.settled(now);
         let revision = self.desired.as_ref().and_then(|desired| desired.revision);
         let before = self.written.as_ref().and_then(|status| status.revision);
-        let scaling = running && (self.cpu.in_flight(now) || self.memory.in_flight(now));
+        let scaling = running && self.awaited(now).is_some();
         Status {
             phase: match self.base {
                 Base::New => Phase::New,

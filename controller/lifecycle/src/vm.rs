@@ -167,8 +167,8 @@ impl Vm {
             Event::Desired(desired) => self.desire(desired),
             Event::PodObserved(pod) => self.observe(pod, now),
             Event::Strays(names) => self.strays = names,
-            Event::RunnerObserved { revision, plugged, guest, busy } => {
-                self.runner_observed(Runner { revision, plugged, guest }, busy, now);
+            Event::RunnerObserved { first, revision, plugged, guest, busy } => {
+                self.runner_observed(Runner { revision, plugged, guest }, first, busy);
             }
             Event::RunnerLost => {
                 if let Some(runner) = &mut self.runner {

@@ -11,9 +11,12 @@
 //! | Secret `<pod>-tls` (namespace of the VM) | the runner's server certificate |
 //!
 //! The controller's own client certificate exists in this process only.
+//!
+//! An authority whose Secret was lost is written back by the process that holds it: a new one would shut every
+//! runner out until all certificates were made anew.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use controller_api::names;
@@ -25,8 +28,10 @@ use kube::api::{Api, ObjectMeta, PostParams};
 use kube::{Client, Resource};
 use ring::rand::SystemRandom;
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
+use scheduler_protocol::KUBE_SCHEDULER_SAN;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 
 use crate::pki::{self, Pair, PkiError, Role};
 
@@ -34,7 +39,6 @@ const CA: &str = "neonvm-ca";
 const SCHEDULER_TLS: &str = "autoscale-scheduler-tls";
 const SCHEDULER_SANS: [&str; 3] = ["autoscale-scheduler.kube-system.svc", "localhost", "127.0.0.1"];
 const KUBE_SCHEDULER_TLS: &str = "kube-scheduler-client-tls";
-const KUBE_SCHEDULER_SANS: [&str; 1] = ["kube-scheduler.neonvm.internal"];
 const SIGNING: &str = "autoscale-scheduler-signing";
 const SIGNING_KEY: &str = "key.pk8";
 const SIGNING_PUBLIC: &str = "public.key";
@@ -91,25 +95,35 @@ impl Keys {
 pub(crate) struct Certs {
     client: Client,
     namespace: String,
-    keys: Arc<RwLock<Arc<Keys>>>,
+    /// Those who wait are told when the authority changes.
+    keys: Arc<watch::Sender<Arc<Keys>>>,
 }
 
 impl Certs {
     /// Makes what is missing, for the whole system.
     pub(crate) async fn establish(client: Client, namespace: String) -> Result<Self, CertsError> {
         let keys = establish(&client, &namespace, None).await?;
-        Ok(Self { client, namespace, keys: Arc::new(RwLock::new(Arc::new(keys))) })
+        Ok(Self { client, namespace, keys: Arc::new(watch::Sender::new(Arc::new(keys))) })
     }
 
     /// Renews what has become old and repairs what was damaged.
     pub(crate) async fn refresh(&self) -> Result<(), CertsError> {
-        let keys = establish(&self.client, &self.namespace, Some(&self.keys().client)).await?;
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        let keys = establish(&self.client, &self.namespace, Some(&self.keys())).await?;
+        self.keys.send_if_modified(|known| {
+            let changed = known.ca.cert != keys.ca.cert;
+            *known = Arc::new(keys);
+            changed
+        });
         Ok(())
     }
 
     pub(crate) fn keys(&self) -> Arc<Keys> {
-        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.keys.borrow())
+    }
+
+    /// Tells of every new certificate of the authority: those of the runners must follow.
+    pub(crate) fn authority(&self) -> watch::Receiver<Arc<Keys>> {
+        self.keys.subscribe()
     }
 
     /// The certificate of a runner pod, good for now; owned by the VM.
@@ -140,22 +154,23 @@ pub(crate) fn runner_secret(pod: &str) -> String {
 async fn establish(
     client: &Client,
     namespace: &str,
-    own: Option<&Pair>,
+    held: Option<&Keys>,
 ) -> Result<Keys, CertsError> {
     let now = SystemTime::now();
-    let ca = ensure_ca(client, namespace, now).await?;
+    let ca = ensure_ca(client, namespace, held.map(|keys| &keys.ca), now).await?;
     for namespace in [namespace, names::KUBE_SYSTEM] {
         ensure_ca_published(client, namespace, &ca.cert).await?;
     }
     let approvals = ensure_signing(client).await?;
     for (name, role, sans, with_ca) in [
         (SCHEDULER_TLS, Role::Server, &SCHEDULER_SANS[..], false),
-        (KUBE_SCHEDULER_TLS, Role::Client, &KUBE_SCHEDULER_SANS[..], true),
+        (KUBE_SCHEDULER_TLS, Role::Client, &[KUBE_SCHEDULER_SAN][..], true),
     ] {
         let namespace = names::KUBE_SYSTEM;
         ensure_leaf(client, &ca, Leaf { namespace, name, role, sans, with_ca, owner: None }, now)
             .await?;
     }
+    let own = held.map(|keys| &keys.client);
     let good =
         own.filter(|pair| pki::leaf_is_good(pair, &ca.cert, Role::Client, &[CLIENT_SAN], now));
     let own = match good {
@@ -165,14 +180,23 @@ async fn establish(
     Ok(Keys { ca, client: own, approvals })
 }
 
-async fn ensure_ca(client: &Client, namespace: &str, now: SystemTime) -> Result<Pair, CertsError> {
+/// The authority as it is stored, else the one that is held, else a new one.
+async fn ensure_ca(
+    client: &Client,
+    namespace: &str,
+    held: Option<&Pair>,
+    now: SystemTime,
+) -> Result<Pair, CertsError> {
     let api = Api::<Secret>::namespaced(client.clone(), namespace);
     let old = read(&api, namespace, CA).await?;
-    let pair = old.as_ref().and_then(pair_of);
-    let ca = match &pair {
-        Some(pair) if pki::ca_is_fresh(pair, now) => return Ok(pair.clone()),
-        Some(pair) if pki::ca_key_matches(pair) => pki::renew_ca(pair, now)?,
-        _ => pki::new_ca(now)?,
+    let stored = old.as_ref().and_then(pair_of);
+    if let Some(pair) = stored.as_ref().filter(|pair| pki::ca_is_fresh(pair, now)) {
+        return Ok(pair.clone());
+    }
+    let ca = match stored.as_ref().filter(|pair| pki::ca_key_matches(pair)).or(held) {
+        Some(pair) if pki::ca_is_fresh(pair, now) => pair.clone(),
+        Some(pair) => pki::renew_ca(pair, now)?,
+        None => pki::new_ca(now)?,
     };
     let secret = tls_secret(namespace, CA, &ca, None, None);
     write(&api, namespace, CA, secret, old).await?;
@@ -435,13 +459,39 @@ mod tests {
         certs.refresh().await.unwrap();
         assert!(server.objects().contains_key(tls));
         assert_eq!(server.objects()[ca]["data"], objects[ca]["data"]);
+    }
 
-        // Without its authority everything is made anew, and every certificate follows.
-        server.remove("/api/v1/namespaces/neonvm-system/secrets/neonvm-ca");
+    #[tokio::test]
+    async fn a_lost_authority_is_written_back_and_every_certificate_follows_a_new_one() {
+        let server = crate::fake::ApiServer::default();
+        let certs = Certs::establish(server.client(), "neonvm-system".into()).await.unwrap();
+        let (before, objects, mut authority) = (certs.keys(), server.objects(), certs.authority());
+        let tls = "/api/v1/namespaces/kube-system/secrets/autoscale-scheduler-tls";
+        let published = "/api/v1/namespaces/kube-system/configmaps/neonvm-ca";
+        let secret = "/api/v1/namespaces/neonvm-system/secrets/neonvm-ca";
+
+        server.remove(secret);
+        certs.refresh().await.unwrap();
+        assert_eq!(certs.keys().ca, before.ca);
+        assert_eq!(server.objects()[secret]["data"], objects[secret]["data"]);
+        let mut damaged = objects[secret].clone();
+        damaged["data"]["tls.key"] = serde_json::json!("anVuaw==");
+        server.put(secret, damaged);
+        certs.refresh().await.unwrap();
+        assert_eq!(server.objects()[secret]["data"], objects[secret]["data"]);
+        assert_eq!(server.objects()[tls], objects[tls]);
+        assert!(!authority.has_changed().unwrap());
+
+        // Somebody has put another one in its place.
+        let other = crate::fake::ApiServer::default();
+        Certs::establish(other.client(), "neonvm-system".into()).await.unwrap();
+        server.put(secret, other.objects()[secret].clone());
         certs.refresh().await.unwrap();
         assert_ne!(certs.keys().ca, before.ca);
         assert_ne!(certs.keys().client, before.client);
         assert_ne!(server.objects()[tls]["data"], objects[tls]["data"]);
-        assert_ne!(server.objects()[ca]["data"], objects[ca]["data"]);
+        assert_ne!(server.objects()[published]["data"], objects[published]["data"]);
+        assert!(authority.has_changed().unwrap());
+        assert_eq!(authority.borrow_and_update().ca, certs.keys().ca);
     }
 }

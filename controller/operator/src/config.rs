@@ -42,8 +42,8 @@ pub(crate) struct Args {
     #[arg(long, default_value = "auto")]
     acceleration: String,
     /// Seconds that a stop may take.
-    #[arg(long, default_value = "10s")]
-    grace: String,
+    #[arg(long, default_value = "10")]
+    grace_seconds: String,
     /// Namespace of the controller.
     #[arg(long, env = "POD_NAMESPACE", default_value = names::SYSTEM_NAMESPACE)]
     namespace: String,
@@ -126,7 +126,7 @@ impl TryFrom<Args> for Config {
             default_cpu_scaling_mode,
             at_most_one_pod,
             acceleration,
-            grace,
+            grace_seconds,
             namespace,
             identity,
             runner_image,
@@ -147,7 +147,7 @@ impl TryFrom<Args> for Config {
             problems.note("--default-cpu-scaling-mode", scaling_mode(&default_cpu_scaling_mode));
         let at_most_one_pod = problems.note("--at-most-one-pod", boolean(&at_most_one_pod));
         let acceleration = problems.note("--acceleration", accelerate(&acceleration));
-        let grace = problems.note("--grace", duration(&grace));
+        let grace = problems.note("--grace-seconds", seconds(&grace_seconds));
         for (flag, value) in [("--namespace", &namespace), ("--identity", &identity)] {
             if value.is_empty() {
                 problems.0.push(format!("{flag}: must not be empty"));
@@ -235,6 +235,13 @@ fn accelerate(text: &str) -> Result<Acceleration, String> {
     }
 }
 
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse() {
+        Ok(seconds @ 1..=3600) => Ok(Duration::from_secs(seconds)),
+        _ => Err(format!("{text:?} is not a number of seconds between 1 and 3600")),
+    }
+}
+
 /// `90s`, `1m30s`, `500ms`: at least a millisecond, at most a day.
 fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?} is not a duration such as 15s or 1m30s");
@@ -310,6 +317,7 @@ mod tests {
             "--concurrency-limit=0",
             "--default-cpu-scaling-mode=",
             "--acceleration=warp",
+            "--grace-seconds=0",
             "--runner-image=",
         ])
         .unwrap_err();
@@ -319,6 +327,7 @@ mod tests {
             "--concurrency-limit",
             "--default-cpu-scaling-mode",
             "--acceleration",
+            "--grace-seconds",
             "VM_RUNNER_IMAGE",
         ] {
             assert!(problems.contains(part), "{part} is missing in {problems}");

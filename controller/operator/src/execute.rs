@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use controller_api::{VirtualMachine, VirtualMachineStatus};
 use controller_lifecycle::Event;
+use guest_units::Chain;
 use k8s_openapi::api::core::v1::{Node, Pod, Secret};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -16,7 +17,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::certs::{Certs, runner_secret};
 use crate::config::{Acceleration, Config};
-use crate::error::chain;
 use crate::metrics::Metrics;
 use crate::observe::{Clock, facts};
 use crate::pod::{self, PodSettings};
@@ -54,6 +54,8 @@ pub(crate) enum ExecuteError {
     Deadline { what: &'static str, limit: Duration },
     #[error("make the pod's certificate")]
     Certs { source: crate::certs::CertsError },
+    #[error("{what}: the leadership may be another's by now")]
+    NotLeading { what: &'static str },
     #[error("pod {name} exists and belongs to somebody else")]
     Foreign { name: String },
 }
@@ -76,6 +78,9 @@ impl Context {
         call: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, ExecuteError> {
         let _permit = self.calls.acquire().await;
+        if !self.term.holds() {
+            return Err(ExecuteError::NotLeading { what });
+        }
         let begun = Instant::now();
         let limit = CALL_DEADLINE;
         let result = match tokio::time::timeout(limit, call).await {
@@ -112,7 +117,7 @@ impl Context {
         let has = match listed {
             Ok(nodes) => nodes.items.iter().any(has_kvm),
             Err(err) => {
-                tracing::warn!(error = %chain(&err), "devices of the nodes unknown");
+                tracing::warn!(error = %Chain(&err), "devices of the nodes unknown");
                 known.is_some_and(|(_, has)| has)
             }
         };
@@ -140,7 +145,7 @@ pub(crate) async fn create_pod(
             Event::PodObserved(controller_lifecycle::Pod::Present(facts))
         }
         Err(err) => {
-            let error = chain(&err);
+            let error = Chain(&err).to_string();
             tracing::warn!(
                 vm = vm.name_any(),
                 namespace = vm.namespace(),
@@ -207,7 +212,7 @@ pub(crate) async fn delete_pod(
     match result.await {
         Ok(()) => Event::PodDeleted(name.to_owned()),
         Err(err) => {
-            let error = chain(&err);
+            let error = Chain(&err).to_string();
             tracing::warn!(vm = vm.name_any(), namespace, pod = name, error, "pod not deleted");
             Event::DeleteFailed(name.to_owned())
         }
@@ -221,7 +226,7 @@ pub(crate) async fn remove_certificate(context: &Context, vm: &VirtualMachine, p
     let (name, params) = (runner_secret(pod), DeleteParams::default());
     let deleted = context.call("delete the certificate", secrets.delete(&name, &params)).await;
     if let Err(err) = gone_is_fine(deleted) {
-        tracing::warn!(vm = vm.name_any(), namespace, pod, error = %chain(&err), "certificate not deleted");
+        tracing::warn!(vm = vm.name_any(), namespace, pod, error = %Chain(&err), "certificate not deleted");
     }
 }
 
@@ -311,7 +316,7 @@ pub(crate) async fn tell(
     if let Err(err) =
         context.call("publish an event", context.recorder.publish(&event, &reference)).await
     {
-        tracing::debug!(vm = vm.name_any(), error = %chain(&err), "event not published");
+        tracing::debug!(vm = vm.name_any(), error = %Chain(&err), "event not published");
     }
 }
 

@@ -17,6 +17,8 @@ struct State {
     /// Every write, as `METHOD path`.
     writes: Vec<String>,
     version: u64,
+    /// Whatever concerns these paths fails.
+    broken: Option<String>,
 }
 
 /// The server.
@@ -56,6 +58,11 @@ impl ApiServer {
         self.lock().objects.remove(path);
     }
 
+    /// Fails all calls about paths that begin like this one; with none, all is well again.
+    pub(crate) fn break_down(&self, path: Option<&str>) {
+        self.lock().broken = path.map(str::to_owned);
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap()
     }
@@ -64,6 +71,9 @@ impl ApiServer {
         let mut state = self.lock();
         if *method != Method::GET {
             state.writes.push(format!("{method} {path}"));
+        }
+        if state.broken.as_ref().is_some_and(|broken| path.starts_with(broken)) {
+            return refusal(StatusCode::INTERNAL_SERVER_ERROR, "InternalError");
         }
         let object = path.strip_suffix("/status").unwrap_or(path);
         if *method == Method::GET && object.ends_with("/nodes") {

@@ -7,9 +7,8 @@ use std::collections::BTreeMap;
 
 use controller_api::{Approval, VirtualMachine};
 use controller_lifecycle::Approved;
+use guest_units::Chain;
 use ring::signature::{ED25519, UnparsedPublicKey};
-
-use crate::error::chain;
 
 /// What the VM's annotations approve, judged with the extender's public key.
 pub(crate) fn judge(vm: &VirtualMachine, uid: &str, public_key: &[u8]) -> Approved {
@@ -20,7 +19,7 @@ pub(crate) fn judge(vm: &VirtualMachine, uid: &str, public_key: &[u8]) -> Approv
 }
 
 fn check(vm: &VirtualMachine, uid: &str, public_key: &[u8]) -> Result<Approval, String> {
-    let unreadable = |err| format!("the scheduler's approval cannot be read: {}", chain(&err));
+    let unreadable = |err| format!("the scheduler's approval cannot be read: {}", Chain(&err));
     let none = BTreeMap::new();
     let annotations = vm.metadata.annotations.as_ref().unwrap_or(&none);
     let approval = Approval::from_annotations(annotations)

@@ -133,12 +133,13 @@ impl Leader {
             tokio::select! {
                 () = tokio::time::sleep(self.settings.retry) => {}
                 () = shutdown.cancelled() => {
-                    self.release(epoch).await;
+                    self.leave(epoch, true).await;
                     return Ok(());
                 }
             }
             if let Some(newest) = term.outrun_by() {
-                self.release(newest).await;
+                term.end();
+                self.leave(newest, false).await;
                 return Err(LeaderError::Outrun { epoch, newest });
             }
             let asked = Instant::now();
@@ -171,27 +172,28 @@ impl Leader {
         Ok(None)
     }
 
-    async fn release(&self, epoch: u64) {
-        let give_back = async {
+    /// The last word of a leader. Unless nothing that it began is under way any more, its time has to run out.
+    async fn leave(&self, epoch: u64, nothing_is_under_way: bool) {
+        let leave = async {
             let Some(lease) = self.api.get_opt(LEASE_NAME).await? else { return Ok(()) };
             if lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_ref())
                 != Some(&self.identity)
             {
                 return Ok(());
             }
-            let mut free = self.lease(epoch, lease.metadata.resource_version);
-            if let Some(spec) = &mut free.spec {
+            let mut last = self.lease(epoch, lease.metadata.resource_version);
+            if let Some(spec) = last.spec.as_mut().filter(|_| nothing_is_under_way) {
                 spec.holder_identity = None;
             }
-            self.api.replace(LEASE_NAME, &PostParams::default(), &free).await.map(|_| ())
+            self.api.replace(LEASE_NAME, &PostParams::default(), &last).await.map(|_| ())
         };
-        match tokio::time::timeout(Duration::from_secs(2), give_back).await {
+        match tokio::time::timeout(Duration::from_secs(2), leave).await {
             Ok(Ok(())) => {}
             Ok(Err(err)) => {
                 let err: kube::Error = err;
-                tracing::warn!(error = %err, "leadership not given back");
+                tracing::warn!(error = %err, "Lease not left in order");
             }
-            Err(_) => tracing::warn!("leadership not given back in time"),
+            Err(_) => tracing::warn!("Lease not left in order in time"),
         }
     }
 
@@ -311,7 +313,12 @@ mod tests {
         third.saw(40);
         let outrun = waiting.keep(&third, &CancellationToken::new()).await;
         assert!(matches!(outrun, Err(LeaderError::Outrun { epoch: 3, newest: 40 })));
-        let fourth = waiting.acquire(&CancellationToken::new()).await.unwrap();
+        assert!(!third.holds());
+        let free = server.objects().into_values().any(|lease| {
+            lease["spec"]["leaseTransitions"] == 40 && lease["spec"].get("holderIdentity").is_none()
+        });
+        assert!(!free, "what the third one began may still be under way");
+        let fourth = candidate("four", false).acquire(&CancellationToken::new()).await.unwrap();
         assert_eq!(fourth.epoch, 41, "newer than what the runners have seen");
     }
 }

@@ -4,7 +4,6 @@
 
 mod certs;
 mod config;
-mod error;
 mod events;
 mod execute;
 #[cfg(test)]
@@ -37,6 +36,9 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{Args, Config};
 
+/// What `sysexits.h` calls a wrong use.
+const EX_USAGE: u8 = 64;
+
 fn main() -> ExitCode {
     let config = match Args::try_parse() {
         Ok(args) => Config::try_from(args),
@@ -50,7 +52,7 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(problems) => {
             eprint!("{problems}");
-            return ExitCode::from(64);
+            return ExitCode::from(EX_USAGE);
         }
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));

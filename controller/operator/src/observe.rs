@@ -3,10 +3,9 @@
 use std::time::Instant;
 
 use controller_api::vm::RestartPolicy;
-use controller_api::{VirtualMachine, validate};
+use controller_api::{VirtualMachine, names, validate};
 use controller_lifecycle::{Approved, Desired, PodFacts, PodState, Restart};
 use guest_units::Moment;
-use host_protocol::CONTAINER_NAME;
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
@@ -84,7 +83,8 @@ fn state(pod: &Pod) -> PodState {
     match status.and_then(|status| status.phase.as_deref()) {
         Some("Running") => {
             let containers = status.and_then(|status| status.container_statuses.as_ref());
-            let runner = containers.and_then(|all| all.iter().find(|it| it.name == CONTAINER_NAME));
+            let runner =
+                containers.and_then(|all| all.iter().find(|it| it.name == names::RUNNER_CONTAINER));
             PodState::Running { ready: runner.is_some_and(|runner| runner.ready) }
         }
         Some("Succeeded") => PodState::Succeeded,
@@ -120,7 +120,7 @@ fn terminating_since(pod: &Pod, now: Moment, wall: Timestamp) -> Option<Moment> 
     let grace = pod.metadata.deletion_grace_period_seconds.unwrap_or(0).max(0);
     let passed = wall.as_millisecond() - (deadline.as_millisecond() - grace.saturating_mul(1000));
     let passed = u64::try_from(passed).unwrap_or(0);
-    Some(Moment(now.0.saturating_sub(std::time::Duration::from_millis(passed))))
+    Some(now.earlier(std::time::Duration::from_millis(passed)))
 }
 
 /// Pods of the VM that are not its current one and that nobody deletes yet.

@@ -10,8 +10,8 @@ use controller_api::vm::CpuScalingMode;
 use controller_api::{VirtualMachine, annotations, names};
 use guest_units::MilliCpu;
 use host_protocol::{
-    CONTAINER_NAME, CpuScaling, DISKS_DIR, EnvVar, GuestPort, NET_CONTAINER_NAME, ORDERS_PORT,
-    RUN_DIR, RUNNER_PORT, RUNNER_UID, RunnerSpec, SPEC_ENV, TLS_DIR, Transport,
+    CpuScaling, DISKS_DIR, EnvVar, GuestPort, NET_CONTAINER_NAME, ORDERS_PORT, RUN_DIR,
+    RUNNER_PORT, RUNNER_UID, RunnerSpec, SPEC_ENV, TLS_DIR, Transport,
 };
 use k8s_openapi::api::core::v1::{
     Affinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, Pod, Toleration,
@@ -192,7 +192,7 @@ fn net_container(vm: &VirtualMachine, pod: &str, settings: &PodSettings) -> Valu
 
 fn runner_container(vm: &VirtualMachine, pod: &str, settings: &PodSettings) -> Value {
     json!({
-        "name": CONTAINER_NAME,
+        "name": names::RUNNER_CONTAINER,
         "image": image(vm, settings),
         "imagePullPolicy": "IfNotPresent",
         "args": ["run"],
@@ -319,7 +319,8 @@ pub(crate) fn metadata_patch(vm: &VirtualMachine, pod: &Pod) -> Option<Value> {
     let annotations = changes(
         pod.metadata.annotations.as_ref().unwrap_or(&none),
         &annotations::pod_annotations(vm),
-        |key| names::FOREIGN_ANNOTATIONS.contains(&key),
+        // The price of a pod is the one that it was placed at.
+        |key| names::FOREIGN_ANNOTATIONS.contains(&key) || key == names::ANNOTATION_OVERCOMMIT,
     );
     if labels.is_empty() && annotations.is_empty() {
         return None;

@@ -158,6 +158,7 @@ fn metadata_follows_the_vm_and_leaves_the_network_alone() {
     let annotations = pod.metadata.annotations.as_mut().unwrap();
     annotations.insert("k8s.v1.cni.cncf.io/network-status".into(), "[]".into());
     annotations.insert("vm.neon.tech/usage".into(), "old".into());
+    annotations.insert("vm.neon.tech/overcommit".into(), "as it was made with".into());
     let patch = metadata_patch(&vm, &pod).unwrap();
     assert_eq!(patch["metadata"]["labels"], json!({"stray": null, "app": "db"}));
     let usage = r#"{"cpu":"500m","memory":"1Gi"}"#;

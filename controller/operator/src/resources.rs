@@ -10,11 +10,8 @@ use controller_api::{VirtualMachineSpec, names};
 use guest_units::{Bytes, MilliCpu};
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use scheduler_ledger::{Amount, Price};
 
-/// Memory of a pod beyond its guest's: QEMU, its translation buffers, the runner.
-pub(crate) const OVERHEAD_MEMORY: Bytes = Bytes(256 << 20);
-/// CPU of a pod beyond its guest's.
-pub(crate) const OVERHEAD_CPU: MilliCpu = MilliCpu(100);
 /// The CPU limit is this much above the VM's maximum.
 const CPU_SLACK: MilliCpu = MilliCpu(1000);
 
@@ -29,16 +26,21 @@ pub(crate) fn runner(spec: &VirtualMachineSpec, kvm: bool) -> ResourceRequiremen
     let (users_requests, users_limits) =
         (users_requests.unwrap_or_default(), users_limits.unwrap_or_default());
     let (wanted, max) = (spec.use_size(), spec.max_size());
-    let (cpu_divisor, memory_divisor) = spec.overcommit_thousandths();
-
-    let cpu =
-        divided(u64::from(wanted.cpu.0), cpu_divisor).saturating_add(u64::from(OVERHEAD_CPU.0));
-    let cpu = cpu.max(user_cpu(&users_requests));
-    let memory = divided(wanted.memory.0, memory_divisor).saturating_add(OVERHEAD_MEMORY.0);
-    let memory = memory.max(user_memory(&users_requests));
+    let (cpu_overcommit_thousandths, memory_overcommit_thousandths) = spec.overcommit_thousandths();
+    // The ledger's own price: it resizes the pod later.
+    let price = Price {
+        cpu_overcommit_thousandths,
+        memory_overcommit_thousandths,
+        floor: Amount {
+            cpu_millis: user_cpu(&users_requests),
+            memory_bytes: user_memory(&users_requests),
+        },
+        ..Price::default()
+    };
+    let Amount { cpu_millis: cpu, memory_bytes: memory } = price.cost(wanted);
     let cpu_limit = u64::from(max.cpu.whole_up()) * 1000 + u64::from(CPU_SLACK.0);
     let cpu_limit = cpu_limit.max(user_cpu(&users_limits)).max(cpu);
-    let memory_limit = max.memory.0.saturating_add(OVERHEAD_MEMORY.0);
+    let memory_limit = max.memory.0.saturating_add(price.overhead.memory_bytes);
     let memory_limit = memory_limit.max(user_memory(&users_limits)).max(memory);
 
     let mut requests = users_requests;
@@ -63,11 +65,6 @@ pub(crate) fn net() -> ResourceRequirements {
     set(&mut requests, "cpu", "10m".to_owned());
     set(&mut requests, "memory", "16Mi".to_owned());
     ResourceRequirements { claims: None, limits: Some(limits), requests: Some(requests) }
-}
-
-fn divided(amount: u64, thousandths: u32) -> u64 {
-    let scaled = u128::from(amount) * 1000;
-    u64::try_from(scaled.div_ceil(u128::from(thousandths.max(1)))).unwrap_or(u64::MAX)
 }
 
 fn user_cpu(quantities: &Quantities) -> u64 {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use controller_api::{VirtualMachine, names};
 use futures::StreamExt as _;
+use guest_units::Chain;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::{WatchStreamExt as _, watcher};
@@ -24,7 +25,6 @@ use tokio_util::task::TaskTracker;
 
 use crate::certs::Certs;
 use crate::config::Config;
-use crate::error::chain;
 use crate::execute::Context;
 use crate::index::{Fresh, Index};
 use crate::leader::Leader;
@@ -79,9 +79,11 @@ async fn lead(
     tracing::info!(identity, epoch = term.epoch, "leading");
     let resigned = CancellationToken::new();
     let act = async {
-        let result = act(client, config, metrics, term.clone(), shutdown.clone()).await;
+        let drained = act(client, config, metrics, term.clone(), shutdown.clone()).await?;
+        // With a task that has not ended, the leadership is not given back: its time has to run out.
+        anyhow::ensure!(drained, "stopped without waiting further");
         resigned.cancel();
-        result
+        Ok(())
     };
     let keep = async { leader.keep(&term, &resigned).await.context("keep the leadership") };
     // An error of the one drops the other: a deposed leader does nothing more.
@@ -96,15 +98,16 @@ fn identity(name: &str) -> anyhow::Result<String> {
     Ok(format!("{name}_{:016x}", u64::from_be_bytes(random)))
 }
 
+/// Says whether everything that was begun has ended.
 async fn act(
     client: Client,
     config: Config,
     metrics: Metrics,
     term: Term,
     shutdown: CancellationToken,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let Some(certs) = first_certificates(&client, &config.namespace, &shutdown).await else {
-        return Ok(());
+        return Ok(true);
     };
     let reporter = Reporter { controller: "neonvm-controller".to_owned(), instance: None };
     let (grace, calls) = (config.grace, config.concurrency);
@@ -128,11 +131,9 @@ async fn act(
     };
     shutdown.cancel();
     context.tasks.close();
-    if tokio::time::timeout(grace, context.tasks.wait()).await.is_err() {
-        tracing::warn!(late = context.tasks.len(), "stopped without waiting further");
-    }
+    let drained = tokio::time::timeout(grace, context.tasks.wait()).await.is_ok();
     anyhow::ensure!(!early, "a task that everything depends on ended early");
-    Ok(())
+    Ok(drained)
 }
 
 async fn first_certificates(
@@ -143,7 +144,7 @@ async fn first_certificates(
     loop {
         match Certs::establish(client.clone(), namespace.to_owned()).await {
             Ok(certs) => return Some(certs),
-            Err(err) => tracing::warn!(error = %chain(&err), "certificates not made yet"),
+            Err(err) => tracing::warn!(error = %Chain(&err), "certificates not made yet"),
         }
         tokio::select! {
             () = tokio::time::sleep(RETRY) => {}
@@ -159,7 +160,7 @@ async fn renew(certs: Certs, shutdown: CancellationToken) {
             () = shutdown.cancelled() => return,
         }
         if let Err(err) = certs.refresh().await {
-            tracing::warn!(error = %chain(&err), "certificates not checked");
+            tracing::warn!(error = %Chain(&err), "certificates not checked");
         }
     }
 }
@@ -193,6 +194,6 @@ async fn watch(context: Arc<Context>, shutdown: CancellationToken) {
 }
 
 fn lost(kind: &'static str, err: &watcher::Error) -> Vec<Fresh> {
-    tracing::warn!(kind, error = %chain(err), "watch interrupted");
+    tracing::warn!(kind, error = %Chain(err), "watch interrupted");
     Vec::new()
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use host_protocol::{
-    ORDER_DEADLINE, ORDERS_PATH, ORDERS_PORT, Order, Outcome, RunnerState, STATE_PATH, STATE_WAIT,
-    server_san,
+    Generation, ORDER_DEADLINE, ORDERS_PATH, ORDERS_PORT, Order, Outcome, RunnerState, STATE_PATH,
+    STATE_WAIT, server_san,
 };
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -73,14 +73,16 @@ impl RunnerClient {
         self.exchange(Method::PUT, ORDERS_PATH, body, ORDER_DEADLINE + SLACK).await
     }
 
-    /// The runner's state as soon as it differs from the known revision, or after a while.
+    /// The runner's state as soon as it differs from the known revision, or after a while. It refuses every order before
+    /// `first` from then on.
     pub(crate) async fn state(
         &mut self,
-        epoch: u64,
+        first: Generation,
         known: Option<u64>,
     ) -> Result<RunnerState, RunnerError> {
         let known = known.map(|known| format!("&known={known}")).unwrap_or_default();
-        let path = format!("{STATE_PATH}?epoch={epoch}{known}");
+        let Generation { epoch, counter } = first;
+        let path = format!("{STATE_PATH}?epoch={epoch}&counter={counter}{known}");
         self.exchange(Method::GET, &path, Vec::new(), STATE_WAIT + SLACK).await
     }
 
@@ -177,4 +179,4 @@ fn tls(keys: &Keys) -> Result<ClientConfig, RunnerError> {
 
 #[cfg(test)]
 #[path = "runner_client_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -4,9 +4,10 @@ use std::net::Ipv4Addr;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::Query;
 use axum::routing::{get, put};
 use guest_units::{Bytes as Memory, MilliCpu};
-use host_protocol::{Generation, OrderResult, What};
+use host_protocol::{OrderResult, What};
 use hyper_util::service::TowerToHyperService;
 use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
@@ -22,12 +23,32 @@ use crate::pki::{Pair, Role};
 const OUTCOME: &str =
     r#"{"revision":7,"plugged":{"vcpus":1,"cpu":1,"memory":"1Gi"},"result":"done"}"#;
 
+/// What a question for the state says.
+#[derive(serde::Deserialize)]
+struct Asked {
+    epoch: u64,
+    counter: u64,
+    known: Option<u64>,
+}
+
 async fn keys() -> Arc<Keys> {
     Certs::establish(ApiServer::default().client(), "neonvm-system".into()).await.unwrap().keys()
 }
 
+/// A client of a runner that obeys this epoch.
+pub(crate) async fn client_of(epoch: u64) -> RunnerClient {
+    let (tasks, keys) = (TaskTracker::new(), keys().await);
+    let pair = keys.issue_for_test(Role::Server, &server_san("vm-abc"));
+    let port = obeying(&tasks, &pair, keys.ca_cert(), epoch).await;
+    client("vm-abc", port, &keys, &tasks)
+}
+
 /// A runner with this certificate that trusts the authority `ca`; returns its port.
 async fn runner(tasks: &TaskTracker, pair: &Pair, ca: &str) -> u16 {
+    obeying(tasks, pair, ca, 0).await
+}
+
+async fn obeying(tasks: &TaskTracker, pair: &Pair, ca: &str, obeyed: u64) -> u16 {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let mut roots = rustls::RootCertStore::empty();
     roots.add(pki::ca_der(ca).unwrap()).unwrap();
@@ -42,13 +63,17 @@ async fn runner(tasks: &TaskTracker, pair: &Pair, ca: &str) -> u16 {
             PrivateKeyDer::from_pem_slice(pair.key.as_bytes()).unwrap(),
         )
         .unwrap();
-    let state = json!({
-        "revision": 7, "plugged": {"vcpus": 1, "cpu": 1, "memory": "1Gi"}, "guest": "connected",
-        "vm": "running", "newest": {"epoch": 0, "counter": 0}, "busy": false,
-    });
+    let state = move |Query(Asked { epoch, counter, known }): Query<Asked>| async move {
+        let newest = Generation { epoch, counter }.max(Generation { epoch: obeyed, counter: 0 });
+        let state = json!({
+            "revision": known.unwrap_or_default() + 1, "guest": "connected", "vm": "running",
+            "plugged": {"vcpus": 1, "cpu": 1, "memory": "1Gi"}, "newest": newest, "busy": false,
+        });
+        Body::from(state.to_string())
+    };
     let router = Router::new()
         .route(ORDERS_PATH, put(|| async { Body::from(OUTCOME) }))
-        .route(STATE_PATH, get(move || async move { Body::from(state.to_string()) }));
+        .route(STATE_PATH, get(state));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let acceptor = TlsAcceptor::from(Arc::new(config));
@@ -83,7 +108,9 @@ async fn orders_and_states_go_over_one_connection() {
     assert_eq!(outcome.result, OrderResult::Done);
     assert_eq!(outcome.plugged.memory, Memory(1 << 30));
     // The server serves one connection at a time: this would hang on a second one.
-    assert_eq!(client.state(2, Some(3)).await.unwrap().revision, 7);
+    let first = Generation { epoch: 2, counter: 5 };
+    let state = client.state(first, Some(3)).await.unwrap();
+    assert_eq!((state.revision, state.newest), (4, first));
 }
 
 #[tokio::test]

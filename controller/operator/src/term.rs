@@ -36,9 +36,16 @@ impl Term {
         self.until().saturating_duration_since(Instant::now())
     }
 
-    /// A runner obeys this epoch.
+    /// It is over now: nothing more may be begun.
+    pub(crate) fn end(&self) {
+        *self.until() = Instant::now();
+    }
+
+    /// A runner obeys this epoch. One that no Lease could count to is ignored.
     pub(crate) fn saw(&self, epoch: u64) {
-        self.seen.fetch_max(epoch, Ordering::Relaxed);
+        if i32::try_from(epoch).is_ok_and(|epoch| epoch < i32::MAX) {
+            self.seen.fetch_max(epoch, Ordering::Relaxed);
+        }
     }
 
     /// The epoch that runners obey instead of this term's, if they do: the Lease was lost and counts again from an
@@ -64,6 +71,8 @@ mod tests {
         assert!(!term.holds(), "the answer took too long");
         term.clone().renewed(now, minute);
         assert!(term.holds() && term.left() <= minute);
+        term.end();
+        assert!(!term.holds());
     }
 
     #[test]
@@ -73,6 +82,7 @@ mod tests {
         assert_eq!(term.outrun_by(), None);
         term.saw(9);
         term.saw(5);
+        term.saw(u64::MAX);
         assert_eq!(term.clone().outrun_by(), Some(9));
     }
 }

@@ -4,10 +4,13 @@
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use controller_api::{VirtualMachine, VirtualMachineStatus};
+use controller_lifecycle as lifecycle;
 use controller_lifecycle::{Action, Event, Settings, Status, Vm, Why};
+use guest_units::Chain;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
@@ -15,16 +18,15 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::error::chain;
 use crate::execute::{self, Context};
 use crate::gate;
 use crate::index::Snapshot;
 use crate::observe::{self, Clock};
 use crate::order;
 use crate::pod::{self, PodSettings};
-use crate::poll;
+use crate::poll::{self, FirstOrder};
 use crate::status;
-use crate::upkeep;
+use crate::upkeep::{self, Upkeep, Upkept};
 
 /// How often it is checked that the pod's certificate is good for long enough.
 const CERTIFICATE_CHECK: Duration = Duration::from_secs(6 * 3600);
@@ -44,10 +46,8 @@ pub(crate) enum Message {
     LookFailed,
     /// The status was stored, or not.
     Stored { status: Status, object: Option<Box<VirtualMachineStatus>> },
-    /// A patch of the pod's metadata ended.
-    Synced,
-    /// Storing the default scaling mode ended.
-    ModeStored,
+    /// Something beside the brain ended.
+    Upkept(Upkept),
 }
 
 struct Follow {
@@ -68,8 +68,8 @@ pub(crate) struct Task {
     report: mpsc::Sender<Message>,
     follow: Option<Follow>,
     looking: bool,
-    pub(crate) syncing: bool,
-    pub(crate) storing_mode: bool,
+    pub(crate) upkeep: Upkeep,
+    first_order: FirstOrder,
     failing: bool,
 }
 
@@ -85,7 +85,9 @@ pub(crate) async fn drive(
     let (report, mut messages) = mpsc::channel(64);
     let mut task = Task::new(context, uid, vm, report);
     task.look(snapshot);
-    let mut certificates = tokio::time::interval(CERTIFICATE_CHECK);
+    let mut authority = task.context.certs.authority();
+    let first_check = tokio::time::Instant::now() + CERTIFICATE_CHECK;
+    let mut certificates = tokio::time::interval_at(first_check, CERTIFICATE_CHECK);
     certificates.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let wake_at = task.act();
@@ -106,6 +108,7 @@ pub(crate) async fn drive(
             Some(message) = messages.recv() => task.hear(message),
             () = &mut wake => task.tell_brain(Event::Woke),
             _ = certificates.tick() => task.check_certificate(),
+            _ = authority.changed() => task.keep_certificate(),
             () = shutdown.cancelled() => break,
         }
     }
@@ -131,8 +134,8 @@ impl Task {
             report,
             follow: None,
             looking: false,
-            syncing: false,
-            storing_mode: false,
+            upkeep: Upkeep::default(),
+            first_order: FirstOrder::default(),
             failing: false,
             vm,
         }
@@ -175,6 +178,7 @@ impl Task {
         self.store_mode();
         self.observe_pod();
         self.sync_metadata();
+        self.keep_certificate();
         self.follow_runner();
     }
 
@@ -182,10 +186,10 @@ impl Task {
         self.snapshot.pods.get(self.brain.pod_name()?)
     }
 
-    fn observe_pod(&mut self) {
+    pub(crate) fn observe_pod(&mut self) {
         if let Some(pod) = self.current_pod().cloned() {
             let facts = observe::facts(&pod, self.clock.now(), k8s_openapi::jiff::Timestamp::now());
-            self.tell_brain(Event::PodObserved(controller_lifecycle::Pod::Present(facts)));
+            self.tell_brain(Event::PodObserved(lifecycle::Pod::Present(facts)));
         } else if self.brain.believes_in_pod() && !self.looking {
             self.looking = true;
             self.look_closer();
@@ -202,7 +206,7 @@ impl Task {
             match execute::read_pod(&context, &vm, &name).await {
                 Ok(pod) => Message::Looked { name, pod: pod.map(Box::new) },
                 Err(err) => {
-                    tracing::warn!(vm = vm.name_any(), pod = name, error = %chain(&err), "pod not read");
+                    tracing::warn!(vm = vm.name_any(), pod = name, error = %Chain(&err), "pod not read");
                     tokio::time::sleep(RETRY).await;
                     Message::LookFailed
                 }
@@ -222,12 +226,12 @@ impl Task {
                 self.looking = false;
                 // Meanwhile the watch may have shown it, or another pod may have become the current one.
                 if self.brain.pod_name() == Some(&name) && self.current_pod().is_none() {
+                    if let Some(pod) = &pod {
+                        self.sync_metadata_of(pod);
+                    }
                     let (now, wall) = (self.clock.now(), k8s_openapi::jiff::Timestamp::now());
                     let pod = pod.map(|pod| observe::facts(&pod, now, wall));
-                    let pod = pod.map_or(
-                        controller_lifecycle::Pod::Absent,
-                        controller_lifecycle::Pod::Present,
-                    );
+                    let pod = pod.map_or(lifecycle::Pod::Absent, lifecycle::Pod::Present);
                     self.tell_brain(Event::PodObserved(pod));
                 }
             }
@@ -240,14 +244,7 @@ impl Task {
                 self.tell_brain(Event::StatusWritten(status));
             }
             Message::Stored { object: None, .. } => self.tell_brain(Event::StatusFailed),
-            Message::Synced => {
-                self.syncing = false;
-                self.sync_metadata();
-            }
-            Message::ModeStored => {
-                self.storing_mode = false;
-                self.store_mode();
-            }
+            Message::Upkept(what) => self.upkept(what),
         }
         self.follow_runner();
     }
@@ -259,7 +256,9 @@ impl Task {
             if !self.context.term.holds() {
                 return Some(std::time::Instant::now() + RETRY);
             }
-            let actions = self.brain.next(self.clock.now());
+            let now = self.clock.now();
+            self.first_order.store(self.brain.first_order(now), Ordering::Relaxed);
+            let actions = self.brain.next(now);
             if actions.start.is_empty() {
                 return actions.wake_at.map(|at| self.clock.instant(at));
             }
@@ -303,8 +302,10 @@ impl Task {
             }
             Action::Order { generation, what } => {
                 let runner = self.follow.as_ref().map(|follow| (follow.ip, follow.pod.clone()));
+                let decided = std::time::Instant::now();
                 self.spawn(async move {
-                    Message::Event(order::give(context, vm, runner, generation, what).await)
+                    let order = order::give(context, vm, runner, generation, what, decided);
+                    Message::Event(order.await)
                 });
             }
             Action::WriteStatus(status) => self.write_status(status),
@@ -338,7 +339,7 @@ impl Task {
             let object = match execute::write_status(&context, &vm, &object).await {
                 Ok(object) => Some(Box::new(object)),
                 Err(err) => {
-                    let error = chain(&err);
+                    let error = Chain(&err).to_string();
                     tracing::warn!(
                         vm = vm.name_any(),
                         namespace = vm.namespace(),
@@ -367,7 +368,9 @@ impl Task {
         if let Some((pod, ip)) = target {
             let stop = CancellationToken::new();
             let (context, report) = (Arc::clone(&self.context), self.report.clone());
-            self.context.tasks.spawn(poll::follow(context, pod.clone(), ip, report, stop.clone()));
+            let first = Arc::clone(&self.first_order);
+            let following = poll::follow(context, pod.clone(), ip, first, report, stop.clone());
+            self.context.tasks.spawn(following);
             self.follow = Some(Follow { pod, ip, stop });
         }
     }

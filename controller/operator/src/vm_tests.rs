@@ -18,6 +18,7 @@ use crate::term::Term;
 
 const VM: &str = "/apis/vm.neon.tech/v1/namespaces/default/virtualmachines/vm";
 const PODS: &str = "/api/v1/namespaces/default/pods/";
+const SECRETS: &str = "/api/v1/namespaces/default/secrets/";
 const DEADLINE: Duration = Duration::from_secs(20);
 
 struct World {
@@ -60,12 +61,13 @@ impl World {
         Self { server, context, shutdown: CancellationToken::new() }
     }
 
-    /// What the watches would show.
+    /// What the watches would show; that of pods selects them by their label.
     fn snapshot(&self) -> Snapshot {
         let objects = self.server.objects();
         let vm = objects.get(VM).map(|vm| Arc::new(serde_json::from_value(vm.clone()).unwrap()));
         let pods = objects.iter().filter_map(|(path, pod)| {
             let name = path.strip_prefix(PODS)?;
+            pod["metadata"]["labels"].get("vm.neon.tech/name")?;
             Some((name.to_owned(), Arc::new(serde_json::from_value(pod.clone()).unwrap())))
         });
         Snapshot { vm, pods: pods.collect() }
@@ -197,6 +199,128 @@ async fn a_vanished_pod_is_replaced_and_counted_and_a_failed_one_is_deleted_with
             secrets.count() == 1
         })
         .await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_pod_that_lost_its_label_gets_it_back_and_is_not_replaced() {
+    let world = World::new().await;
+    let tell = world.start();
+    world.until(&tell, "a pod", |world| !world.pods().is_empty()).await;
+    let name = world.pods().remove(0);
+    world.set_pod_status(&name, &running());
+    world.until(&tell, "Running", |world| world.status()["phase"] == "Running").await;
+    let path = format!("{PODS}{name}");
+    let mut pod = world.server.objects()[&path].clone();
+    pod["metadata"]["labels"].as_object_mut().unwrap().remove("vm.neon.tech/name");
+    world.server.put(&path, pod);
+    assert!(world.pods().is_empty(), "the watch does not show it any more");
+    world.until(&tell, "its label", |world| world.pods() == [name.clone()]).await;
+    assert_eq!(world.status()["restartCount"], 0);
+    world.stop().await;
+}
+
+impl World {
+    /// The authority that the first pod's certificate names.
+    fn certified_by(&self) -> Value {
+        let secret = format!("{SECRETS}{}-tls", self.pods()[0]);
+        self.server.objects()[&secret]["data"]["ca.crt"].clone()
+    }
+
+    /// Somebody puts another authority in the place of the present one.
+    async fn change_authority(&self) {
+        let other = ApiServer::default();
+        Certs::establish(other.client(), "neonvm-system".into()).await.unwrap();
+        let authority = "/api/v1/namespaces/neonvm-system/secrets/neonvm-ca";
+        self.server.put(authority, other.objects()[authority].clone());
+        self.context.certs.refresh().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_runners_certificate_follows_a_new_authority_at_once() {
+    let world = World::new().await;
+    let tell = world.start();
+    world.until(&tell, "a pod", |world| !world.pods().is_empty()).await;
+    let before = world.certified_by();
+    world.change_authority().await;
+    world.until(&tell, "a new certificate", |world| world.certified_by() != before).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_certificate_that_could_not_follow_a_new_authority_does_so_later() {
+    let world = World::new().await;
+    let tell = world.start();
+    let blind = world.snapshot();
+    world.until(&tell, "a pod", |world| !world.pods().is_empty()).await;
+    let before = world.certified_by();
+
+    // At first the API server does not answer about it.
+    world.server.break_down(Some(SECRETS.trim_end_matches('/')));
+    world.change_authority().await;
+    for _ in 0..20 {
+        tell.send_replace(world.snapshot());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    world.server.break_down(None);
+    let begun = Instant::now();
+    while world.certified_by() == before {
+        assert!(begun.elapsed() < DEADLINE, "no second try, although nothing else happens");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+
+    // Then the watch does not show the pod for a while.
+    let before = world.certified_by();
+    for round in 0..40 {
+        tell.send_replace(Snapshot { vm: world.snapshot().vm, ..blind.clone() });
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        if round == 20 {
+            world.change_authority().await;
+        }
+    }
+    world.until(&tell, "a look at what it shows", |world| world.certified_by() != before).await;
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn after_its_term_a_leader_begins_nothing() {
+    let world = World::new().await;
+    world.context.term.end();
+    let tell = world.start();
+    for _ in 0..20 {
+        tell.send_replace(world.snapshot());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(!world.server.objects().contains_key(&format!("{VM}/status")));
+    assert!(world.pods().is_empty() && world.status().is_null());
+    // What was begun before it ended, but not sent yet.
+    let vm = world.snapshot().vm.unwrap();
+    let status = VirtualMachineStatus::default();
+    let late = execute::write_status(&world.context, &vm, &status).await;
+    assert!(matches!(late, Err(execute::ExecuteError::NotLeading { .. })), "{late:?}");
+    let gone = execute::delete_pod(&world.context, &vm, "pod", false).await;
+    assert_eq!(gone, Event::DeleteFailed("pod".into()));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn an_order_is_sent_at_once_or_not_at_all() {
+    let world = World::new().await;
+    let vm = world.snapshot().vm.unwrap();
+    let give = |decided| {
+        let runner = Some(("127.0.0.1".parse().unwrap(), "pod".to_owned()));
+        let what = controller_lifecycle::What::Cpu(guest_units::MilliCpu(1000));
+        order::give(Arc::clone(&world.context), Arc::clone(&vm), runner, 1, what, decided)
+    };
+    let stopped = |event| {
+        let Event::OrderFailed { generation: 1, reason } = event else { panic!("{event:?}") };
+        reason.contains("stopped for a while")
+    };
+    assert!(!stopped(give(Instant::now()).await), "it was sent, and nobody was there");
+    assert!(stopped(give(Instant::now() - Duration::from_secs(2)).await));
+    world.context.term.end();
+    assert!(stopped(give(Instant::now()).await));
     world.stop().await;
 }
 

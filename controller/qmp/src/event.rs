@@ -21,15 +21,6 @@ pub struct DeletedDevice {
     pub path: String,
 }
 
-/// Data of `MEMORY_DEVICE_SIZE_CHANGE`. At most one a second comes per device: a wake-up, not the truth.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct MemorySizeChange {
-    /// The id of the device.
-    pub id: Option<String>,
-    /// Bytes that are plugged.
-    pub size: u64,
-}
-
 impl Event {
     /// A device is gone: its id or its path tells which one.
     #[must_use]
@@ -41,12 +32,6 @@ impl Event {
     #[must_use]
     pub fn unplug_refused(&self) -> Option<DeletedDevice> {
         self.decode("DEVICE_UNPLUG_GUEST_ERROR")
-    }
-
-    /// A memory device changed its size.
-    #[must_use]
-    pub fn memory_size(&self) -> Option<MemorySizeChange> {
-        self.decode("MEMORY_DEVICE_SIZE_CHANGE")
     }
 
     fn decode<T: for<'de> Deserialize<'de>>(&self, name: &str) -> Option<T> {
@@ -97,12 +82,6 @@ mod tests {
     fn other_events_and_other_shapes_are_nothing() {
         assert_eq!(event("STOP", Value::Null).deleted(), None);
         assert_eq!(event("DEVICE_DELETED", json!({"changed": 1})).deleted(), None);
-        let change =
-            event("MEMORY_DEVICE_SIZE_CHANGE", json!({"id": "vm0", "size": 5, "qom-path": "/x"}));
-        assert_eq!(
-            change.memory_size(),
-            Some(MemorySizeChange { id: Some("vm0".into()), size: 5 })
-        );
         let refused =
             event("DEVICE_UNPLUG_GUEST_ERROR", json!({"path": "/machine/peripheral/cpu1"}));
         assert!(refused.unplug_refused().unwrap().is("cpu1"));

@@ -34,5 +34,5 @@ pub use command::{
 };
 #[cfg(feature = "io")]
 pub use error::QmpError;
-pub use event::{DeletedDevice, Event, MemorySizeChange};
+pub use event::{DeletedDevice, Event};
 pub use wire::{LINE_LIMIT, Lines, Message, Refusal, WireError, request};

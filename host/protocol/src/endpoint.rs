@@ -1,6 +1,6 @@
-//! How the host reaches a process in the guest: one `connect` with a deadline over every transport.
+//! How the host reaches a process in the guest: one `connect` with a deadline.
 //!
-//! The usual one is *hybrid*: the vhost-user back end of the VM's vsock device listens on a Unix socket in
+//! The transport is *hybrid*: the vhost-user back end of the VM's vsock device listens on a Unix socket in
 //! the VM's run directory. After `CONNECT port\n`, answered by `OK number\n`, that socket carries the
 //! connection. Traps, each handled here:
 //!
@@ -22,7 +22,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_vsock::{VsockAddr, VsockStream};
 
 /// The answer to `CONNECT` is shorter than this.
 const ANSWER_LIMIT: usize = 32;
@@ -39,13 +38,6 @@ pub type Stream = Box<dyn Duplex>;
 /// Where a process of the guest listens.
 #[derive(Debug, Clone)]
 pub enum Endpoint {
-    /// Through the kernel's own vsock.
-    Vsock {
-        /// Address of the VM.
-        cid: u32,
-        /// Port in the guest.
-        port: u32,
-    },
     /// Through the socket of the VM's vhost-user back end.
     Hybrid {
         /// The socket.
@@ -53,8 +45,6 @@ pub enum Endpoint {
         /// Port in the guest.
         port: u32,
     },
-    /// A plain Unix socket: processes of the guest under test on the host.
-    Unix(PathBuf),
     /// Inside one process, for tests.
     Mem(mpsc::Sender<DuplexStream>),
 }
@@ -146,9 +136,6 @@ impl Endpoint {
         let transport = |source| ConnectError::Transport { endpoint: self.describe(), source };
         let connected = timeout(limit, async {
             let stream: Stream = match self {
-                Self::Vsock { cid, port } => Box::new(
-                    VsockStream::connect(VsockAddr::new(*cid, *port)).await.map_err(transport)?,
-                ),
                 Self::Hybrid { socket, port } => {
                     let stream = socket.connect().await.map_err(transport)?;
                     let opened = open_port(stream, *port).await;
@@ -157,7 +144,6 @@ impl Endpoint {
                         source,
                     })?)
                 }
-                Self::Unix(path) => Box::new(UnixStream::connect(path).await.map_err(transport)?),
                 Self::Mem(listener) => {
                     let (ours, theirs) = tokio::io::duplex(MEM_BUFFER);
                     let gone = |_| transport(io::ErrorKind::ConnectionRefused.into());
@@ -181,14 +167,12 @@ impl Endpoint {
 
     fn describe(&self) -> String {
         match self {
-            Self::Vsock { cid, port } => format!("vsock {cid}:{port}"),
             Self::Hybrid { socket: HybridSocket::Path(path), port } => {
                 format!("{}:{port}", path.display())
             }
             Self::Hybrid { socket: HybridSocket::Folder { name, .. }, port } => {
                 format!("{name}:{port}")
             }
-            Self::Unix(path) => path.display().to_string(),
             Self::Mem(_) => "memory".to_owned(),
         }
     }

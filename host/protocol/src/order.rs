@@ -112,6 +112,12 @@ pub enum OrderResult {
         /// Why.
         reason: String,
     },
+    /// The hypervisor did not confirm in time that nothing of the order is pending, so `plugged` is not its end. The runner
+    /// goes on until it is over, and is busy as long.
+    Unsettled {
+        /// Why.
+        reason: String,
+    },
 }
 
 impl OrderResult {
@@ -124,6 +130,7 @@ impl OrderResult {
             Self::Vetoed { .. } => "vetoed",
             Self::Stale { .. } => "stale",
             Self::Failed { .. } => "failed",
+            Self::Unsettled { .. } => "unsettled",
         }
     }
 }

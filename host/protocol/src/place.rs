@@ -10,22 +10,16 @@ pub const RUNNER_PORT: u16 = 25183;
 pub const ORDERS_PORT: u16 = 20186;
 /// `PUT` an [`Order`](crate::Order) here.
 pub const ORDERS_PATH: &str = "/v1/orders";
-/// `GET` the [`RunnerState`](crate::RunnerState) here, with `?epoch=EPOCH&known=REVISION`: whoever asks fences off the orders of earlier epochs.
+/// `GET` the [`RunnerState`](crate::RunnerState) here, with `?epoch=EPOCH&counter=COUNTER&known=REVISION`: orders before
+/// this generation are refused from then on.
 pub const STATE_PATH: &str = "/v1/state";
 /// An order is answered within this time, whatever happens.
 pub const ORDER_DEADLINE: Duration = Duration::from_secs(10);
 /// A state request is answered within this time, even when nothing changed.
 pub const STATE_WAIT: Duration = Duration::from_secs(20);
 
-/// The guest's scaler listens on this vsock port.
-pub const SCALER_VSOCK_PORT: u32 = 10301;
-/// The guest's keeper listens on this vsock port.
-pub const KEEPER_VSOCK_PORT: u32 = 25183;
-
 /// Environment variable of the pod that holds the [`RunnerSpec`](crate::RunnerSpec) as JSON.
 pub const SPEC_ENV: &str = "NEONVM_SPEC";
-/// The container that runs the VM.
-pub const CONTAINER_NAME: &str = "neonvm-runner";
 /// The init container that prepares the pod's network.
 pub const NET_CONTAINER_NAME: &str = "net";
 /// The user and group that the VM runs as.

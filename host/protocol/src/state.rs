@@ -16,9 +16,9 @@ pub struct RunnerState {
     pub guest: GuestLink,
     /// The VM's life.
     pub vm: VmState,
-    /// The newest generation of all orders seen.
+    /// The newest generation seen, of an order or of whoever looked: orders of earlier epochs are refused.
     pub newest: Generation,
-    /// Some order still runs, whoever gave it.
+    /// Some order still runs or is unsettled, whoever gave it.
     pub busy: bool,
     /// How many vCPUs can still be added before the VM must restart; absent when there is no such limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! Connections over every transport that a machine without guests has.
+//! Connections to a back end that stands in for the VM's, and inside the process.
 
 #![expect(clippy::unwrap_used, reason = "a failed step fails the test")]
 

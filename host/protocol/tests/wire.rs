@@ -47,7 +47,8 @@ fn outcomes() {
             OrderResult::Stale { newest: generation(1, 2) },
             json!({"stale": {"newest": {"epoch": 1, "counter": 2}}}),
         ),
-        (OrderResult::Failed { reason }, json!({"failed": {"reason": "why"}})),
+        (OrderResult::Failed { reason: reason.clone() }, json!({"failed": {"reason": "why"}})),
+        (OrderResult::Unsettled { reason }, json!({"unsettled": {"reason": "why"}})),
     ] {
         let outcome = Outcome { revision: 4, plugged: plugged(), result };
         let value = json!({"revision": 4, "plugged": {"vcpus": 2, "cpu": "1500m", "memory": "2Gi"}, "result": wire});

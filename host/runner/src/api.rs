@@ -5,7 +5,7 @@
 //! | plain | `GET /ready` | 200 as soon as the VM is ready, or 503 after a moment |
 //! | plain | `GET /metrics` | text |
 //! | orders | `PUT /v1/orders` with an order | its outcome, within the order's deadline |
-//! | orders | `GET /v1/state?epoch=EPOCH&known=REVISION` | the state, as soon as its revision differs; orders of earlier epochs are refused from then on |
+//! | orders | `GET /v1/state?epoch=EPOCH&counter=COUNTER&known=REVISION` | the state, as soon as its revision differs; orders before that generation are refused from then on |
 //!
 //! An order that was begun is ended, even when the one who gave it has gone away.
 
@@ -18,7 +18,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, put};
 use axum::{Json, Router};
-use host_protocol::{ORDERS_PATH, Order, STATE_PATH, STATE_WAIT};
+use host_protocol::{Generation, ORDERS_PATH, Order, STATE_PATH, STATE_WAIT};
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore};
@@ -181,6 +181,9 @@ async fn order<G: Guest>(
 struct Known {
     /// The caller's leadership.
     epoch: u64,
+    /// The first of its orders that may still come.
+    #[serde(default)]
+    counter: u64,
     /// The revision that the caller has; without one the answer comes at once.
     known: Option<u64>,
 }
@@ -189,13 +192,13 @@ async fn watch<G: Guest>(
     Shared(orders): Shared<Arc<Orders<G>>>,
     query: Result<Query<Known>, rejection::QueryRejection>,
 ) -> Response {
-    let Query(Known { epoch, known }) = match query {
+    let Query(Known { epoch, counter, known }) = match query {
         Ok(query) => query,
         Err(rejected) => {
             return problem(StatusCode::BAD_REQUEST, "malformed_query", &rejected.body_text());
         }
     };
-    orders.executor.fence(epoch);
+    orders.executor.fence(Generation { epoch, counter });
     let state = match known {
         None => orders.state.get(),
         Some(known) => timeout(STATE_WAIT, orders.state.other_than(known))

@@ -19,7 +19,7 @@ pub(crate) struct Args {
     #[arg(long, env = SPEC_ENV, hide_env_values = true, global = true)]
     spec: Option<String>,
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Command,
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -97,25 +97,13 @@ impl TryFrom<Args> for Config {
         let mut problems = Problems::default();
         let spec = problems.spec(spec.as_deref());
         let config = match command {
-            Some(Command::Net) => spec.map(|spec| Self::Net(Box::new(spec))),
-            Some(Command::Run(args)) => problems.run(spec, args),
-            None => problems.run(spec, RunArgs::default()),
+            Command::Net => spec.map(|spec| Self::Net(Box::new(spec))),
+            Command::Run(args) => problems.run(spec, args),
         };
         match config {
             Some(config) if problems.0.is_empty() => Ok(config),
             _ => Err(problems),
         }
-    }
-}
-
-impl Default for RunArgs {
-    fn default() -> Self {
-        #[derive(clap::Parser)]
-        struct Defaults {
-            #[command(flatten)]
-            args: RunArgs,
-        }
-        <Defaults as clap::Parser>::parse_from(["vm-runner"]).args
     }
 }
 
@@ -185,8 +173,9 @@ mod tests {
     }
 
     #[test]
-    fn without_a_word_the_vm_runs() {
-        let Ok(Config::Run(found)) = config(&[], Some(&json())) else { panic!("not to run") };
+    fn the_vm_runs_where_the_pod_has_its_files() {
+        assert!(Args::try_parse_from(["vm-runner"]).is_err(), "it must be said what to do");
+        let Ok(Config::Run(found)) = config(&["run"], Some(&json())) else { panic!("not to run") };
         assert_eq!(found.spec, spec());
         assert_eq!(found.qmp_socket, PathBuf::from("/run/vm/qmp.sock"));
         assert_eq!(found.vsock, PathBuf::from("/run/vm/vs"));
@@ -203,7 +192,7 @@ mod tests {
         let wrong = serde_json::to_string(&wrong).unwrap();
         let long = format!("/{}", "x".repeat(120));
         for (words, spec, count, mentions) in [
-            (vec![], None, 1, "NEONVM_SPEC: not set"),
+            (vec!["run"], None, 1, "NEONVM_SPEC: not set"),
             (vec!["net"], Some("{}"), 1, "NEONVM_SPEC: missing field"),
             (vec!["net"], Some(wrong.as_str()), 2, "cpuBoot"),
             (

@@ -8,7 +8,10 @@
 //! - **The one choke point:** QEMU's `requested-size` is never lowered below what the guest has without its
 //!   consent given immediately before; virtio-mem does not refuse, the guest's OOM killer would answer.
 //! - What is plugged is what QEMU shows after the steps, never what was asked.
-//! - Every order ends within [`ORDER_DEADLINE`].
+//! - Every order is answered within [`ORDER_DEADLINE`].
+//! - An order is over when QEMU has confirmed that nothing of it is pending. One that is not over by its deadline is
+//!   answered as unsettled, and the runner stays busy until [`Executor::settle`] has brought it to its end. A newer
+//!   order does not wait for that: it settles what it finds itself.
 
 mod cpu;
 mod gate;
@@ -16,6 +19,7 @@ mod memory;
 #[cfg(test)]
 mod tests;
 
+use std::convert::Infallible;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -25,21 +29,24 @@ use host_protocol::{
     CpuScaling, Generation, ORDER_DEADLINE, Order, OrderResult, Outcome, Plugged, Resource,
     RunnerSpec, RunnerState, VmState, What,
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use self::gate::Gate;
 use crate::cmdline::{Accel, Cpus, MEMORY_DEVICE};
 use crate::guest::{Guest, GuestCpu, GuestError};
 use crate::metrics::{Metrics, OrderLabels};
-use crate::state::State;
+use crate::state::{Running, State};
 
 /// Steps end this long before the order's deadline, so that the answer still arrives in time.
 const ANSWER_TIME: Duration = Duration::from_millis(500);
-/// Of this time, the last command of a step may take so long, and the look at what was reached until here.
+/// Of this time, the last command of a step may take so long, and the end of what is pending until here.
 const LAST_STEP: Duration = Duration::from_millis(200);
 const LAST_LOOK: Duration = Duration::from_millis(400);
 /// One command of QEMU's monitor takes a few milliseconds.
 const COMMAND_LIMIT: Duration = Duration::from_secs(2);
+/// Between two tries to settle what an order has left.
+const SETTLE_AGAIN: Duration = Duration::from_millis(200);
 
 /// Why a step failed.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +98,9 @@ pub(crate) struct Executor<G> {
     memory_turn: tokio::sync::Mutex<()>,
     look: tokio::sync::Mutex<()>,
     cpu: Mutex<CpuFacts>,
+    /// The last unsettled order: the runner is busy until nothing is.
+    unsettled: Mutex<Option<Running>>,
+    settle_now: Notify,
 }
 
 /// The additions of vCPUs that a VM has from its start; nothing where they are not limited.
@@ -124,6 +134,8 @@ impl<G: Guest> Executor<G> {
             memory_turn: tokio::sync::Mutex::default(),
             look: tokio::sync::Mutex::default(),
             cpu: Mutex::new(facts),
+            unsettled: Mutex::default(),
+            settle_now: Notify::new(),
         }
     }
 
@@ -140,7 +152,12 @@ impl<G: Guest> Executor<G> {
             }
             Err(newest) => OrderResult::Stale { newest },
         };
-        drop(running);
+        if matches!(result, OrderResult::Unsettled { .. }) {
+            *self.unsettled() = Some(running); // one guard is enough for all
+            self.settle_now.notify_one();
+        } else {
+            drop(running);
+        }
         self.metrics.order(
             OrderLabels { resource: label(order.what.resource()), result: result.label() },
             started.elapsed(),
@@ -149,9 +166,30 @@ impl<G: Guest> Executor<G> {
         Outcome { revision, plugged, result }
     }
 
-    /// Refuses the orders of earlier epochs from now on.
-    pub(crate) fn fence(&self, epoch: u64) {
-        self.gate.fence(epoch);
+    /// Refuses every order before `first` from now on, and shows that it does.
+    pub(crate) fn fence(&self, first: Generation) {
+        self.gate.fence(first);
+        self.state.change(|state| state.newest = state.newest.max(first));
+    }
+
+    /// Brings to an end what orders have left unsettled, as soon as QEMU answers again. Never ends by itself.
+    pub(crate) async fn settle(&self) -> Infallible {
+        loop {
+            self.settle_now.notified().await;
+            let Some(running) = self.unsettled().take() else { continue };
+            while let Err(err) = self.settled().await {
+                tracing::debug!(error = %reason(&err), "an order is still not over");
+                sleep(SETTLE_AGAIN).await; // without a turn: a newer order goes first
+            }
+            tracing::info!("nothing is unsettled any more");
+            drop(running);
+        }
+    }
+
+    async fn settled(&self) -> Result<Plugged, StepError> {
+        let _turn = self.memory_turn.lock().await;
+        memory::hold(self).await?;
+        self.observe().await
     }
 
     /// Gives the guest the CPU that it should have: a keeper that connects may be a new one that knows of no
@@ -232,15 +270,19 @@ impl<G: Guest> Executor<G> {
             to,
             "plug started"
         );
-        let (ended, after) = self.in_time(order, until).await;
-        let result = ended.unwrap_or_else(|err| {
-            let reason = reason(&err);
-            if after == before {
-                OrderResult::Failed { reason }
-            } else {
-                OrderResult::Partial { reason }
+        let (ended, left) = self.in_time(order, until).await;
+        let after = left.as_ref().map_or_else(|_| self.state.get().plugged, |plugged| *plugged);
+        let result = match (ended, left) {
+            (Err(err), Err(_)) | (Ok(_), Err(err)) => {
+                OrderResult::Unsettled { reason: reason(&err) }
             }
-        });
+            (Ok(result), Ok(_)) => result,
+            (Err(err), Ok(_)) if after == before => OrderResult::Failed { reason: reason(&err) },
+            (Err(err), Ok(_)) => OrderResult::Partial { reason: reason(&err) },
+        };
+        if let OrderResult::Unsettled { reason } = &result {
+            tracing::warn!(vm, namespace, reason, "its end is not confirmed");
+        }
         tracing::info!(
             vm,
             namespace,
@@ -257,12 +299,13 @@ impl<G: Guest> Executor<G> {
         result
     }
 
-    /// The steps and a last look at QEMU. A QEMU that does not answer takes no more time than there is.
+    /// How the steps ended, and what they have left, once nothing of it is pending. A QEMU that does not answer takes no
+    /// more time than there is.
     async fn in_time(
         &self,
         order: Order,
         until: Instant,
-    ) -> (Result<OrderResult, StepError>, Plugged) {
+    ) -> (Result<OrderResult, StepError>, Result<Plugged, StepError>) {
         let steps = async {
             match order.what {
                 What::SetCpu(cpu) => cpu::set(self, order, cpu, until).await,
@@ -270,14 +313,15 @@ impl<G: Guest> Executor<G> {
                 What::PowerDown => Ok(self.power_down().await),
             }
         };
-        let late = Err(StepError::Late);
-        let ended = timeout_at(until + LAST_STEP, steps).await.unwrap_or(late);
-        let look = timeout_at(until + LAST_LOOK, self.observe()).await;
-        let after = look.unwrap_or(Err(StepError::Late)).unwrap_or_else(|err| {
-            tracing::warn!(error = %reason(&err), "cannot look at QEMU");
-            self.state.get().plugged
-        });
-        (ended, after)
+        let ended = timeout_at(until + LAST_STEP, steps).await.unwrap_or(Err(StepError::Late));
+        let ending = async {
+            if order.what.resource() == Resource::Memory {
+                memory::hold(self).await?;
+            }
+            self.observe().await
+        };
+        let left = timeout_at(until + LAST_LOOK, ending).await.unwrap_or(Err(StepError::Late));
+        (ended, left)
     }
 
     async fn command<C: Command>(&self, command: &C) -> Result<C::Answer, QmpError> {
@@ -286,10 +330,14 @@ impl<G: Guest> Executor<G> {
 
     /// What virtio-mem has plugged: QEMU's own account, the only truth.
     async fn memory_plugged(&self) -> Result<Bytes, StepError> {
-        if self.layout.spec.memory_max == self.layout.spec.memory_min {
+        if !self.has_memory_device() {
             return Ok(Bytes(0));
         }
         self.memory_property("size").await
+    }
+
+    fn has_memory_device(&self) -> bool {
+        self.layout.spec.memory_max > self.layout.spec.memory_min
     }
 
     async fn memory_property(&self, property: &'static str) -> Result<Bytes, StepError> {
@@ -300,6 +348,10 @@ impl<G: Guest> Executor<G> {
 
     fn cpu(&self) -> MutexGuard<'_, CpuFacts> {
         self.cpu.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unsettled(&self) -> MutexGuard<'_, Option<Running>> {
+        self.unsettled.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -332,5 +384,5 @@ fn shown(what: What, plugged: Plugged) -> u64 {
 
 /// An error with all its causes, for the outcome of an order.
 fn reason(err: &dyn std::error::Error) -> String {
-    crate::error::Chain(err).to_string()
+    guest_units::Chain(err).to_string()
 }

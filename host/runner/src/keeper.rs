@@ -12,15 +12,14 @@ use std::time::Duration;
 
 use guest_protocol::{
     KeeperHost, KeeperRequest, KeeperResponse, KeeperState, Link, LinkError, LinkOptions, Session,
-    Text, dial,
+    dial,
 };
-use guest_units::{Bytes, MilliCpu};
+use guest_units::{Bytes, Chain, MilliCpu};
 use host_protocol::{Endpoint, Generation, GuestLink, HybridSocket, OrderResult, Stream};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 
 use crate::api::Ready;
-use crate::error::Chain;
 use crate::execute::Executor;
 use crate::guest::{Consent, Guest, GuestCpu, GuestError};
 use crate::metrics::Metrics;
@@ -45,8 +44,6 @@ const LASTING: Duration = Duration::from_secs(10);
 const HEARTBEAT: Duration = Duration::from_secs(2);
 /// A keeper that does not answer a heartbeat for this long is gone.
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(5);
-/// Longest reason of a guest.
-const REASON_CHARS: usize = 120;
 
 /// The guest's keeper, connected or not; cheap to clone.
 #[derive(Clone)]
@@ -83,7 +80,7 @@ impl Keeper {
         let link = self.link.borrow().clone().ok_or(GuestError::NotConnected)?;
         link.request(request, limit).await.map_err(|err| match err {
             LinkError::Refused { error } => {
-                GuestError::Refused { request: name, reason: said(&error.message) }
+                GuestError::Refused { request: name, reason: error.message.printable() }
             }
             err => GuestError::NoAnswer { request: name, source: Box::new(err) },
         })
@@ -124,7 +121,7 @@ impl Guest for Keeper {
         match self.ask("MayShrinkMemory", request, limit).await? {
             KeeperResponse::Fine {} => Ok(Consent::Fine),
             KeeperResponse::Veto { least, reason } => {
-                Ok(Consent::Veto { least, reason: said(&reason) })
+                Ok(Consent::Veto { least, reason: reason.printable() })
             }
             other => Err(unexpected("MayShrinkMemory", &other)),
         }
@@ -260,15 +257,10 @@ fn unexpected(request: &'static str, _response: &KeeperResponse) -> GuestError {
     GuestError::Refused { request, reason: "its answer belongs to another request".to_owned() }
 }
 
-/// What a guest says ends up in conditions and logs: nothing but a short line of plain characters.
-fn said(text: &Text) -> String {
-    text.as_str().chars().filter(|c| matches!(c, ' '..='~')).take(REASON_CHARS).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use guest_protocol::{
-        ErrorBody, ErrorCode, KeeperGuest, KeeperState, Received, RoleName, accept,
+        ErrorBody, ErrorCode, KeeperGuest, KeeperState, Received, RoleName, Text, accept,
     };
     use host_protocol::MemListener;
     use prometheus_client::registry::Registry;

@@ -1,12 +1,11 @@
 //! `vm-runner`: the first process of a VM's pod. `vm-runner net` prepares the pod's network in an init
-//! container; `vm-runner run`, or no word at all, runs the VM and ends with its result.
+//! container; `vm-runner run` runs the VM and ends with its result.
 
 mod api;
 mod cmdline;
 mod config;
 mod console;
 mod disk;
-mod error;
 mod execute;
 mod guest;
 mod keeper;
@@ -35,21 +34,21 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{Args, Config, RunConfig};
 
 /// What `sysexits.h` calls a wrong use.
-const EXIT_USAGE: u8 = 64;
+const EX_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
         Err(err) => {
             let _nobody_reads = err.print();
-            return if err.use_stderr() { ExitCode::from(EXIT_USAGE) } else { ExitCode::SUCCESS };
+            return if err.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
         }
     };
     let config = match Config::try_from(args) {
         Ok(config) => config,
         Err(problems) => {
             eprintln!("{problems}");
-            return ExitCode::from(EXIT_USAGE);
+            return ExitCode::from(EX_USAGE);
         }
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));

@@ -17,7 +17,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use controller_qmp::{Client, Events, QueryStatus};
-use host_protocol::{GUEST_ADDRESS, KEEPER_VSOCK_PORT, RunnerSpec, Transport, VmState};
+use guest_protocol::KEEPER_PORT;
+use guest_units::Chain;
+use host_protocol::{GUEST_ADDRESS, RunnerSpec, Transport, VmState};
 use prometheus_client::registry::Registry;
 use rustix::fs::Mode;
 use tokio::net::TcpStream;
@@ -29,7 +31,6 @@ use tokio_util::task::TaskTracker;
 use crate::api::{Plain, Ready};
 use crate::cmdline::{Accel, Machine, arguments, cpus};
 use crate::config::RunConfig;
-use crate::error::Chain;
 use crate::execute::{Executor, Layout, cpu_additions};
 use crate::keeper::{self, Keeper};
 use crate::metrics::Metrics;
@@ -260,11 +261,13 @@ async fn attend(
     if status.running {
         state.change(|state| state.vm = VmState::Running);
     }
-    let keeper = Keeper::new(config.vsock.clone(), KEEPER_VSOCK_PORT);
+    let keeper = Keeper::new(config.vsock.clone(), KEEPER_PORT);
     let executor =
         Arc::new(Executor::new(layout, qmp, keeper.clone(), state.clone(), metrics.clone()));
     executor.observe().await.context("look at QEMU")?;
     tasks.spawn(cancellable(stop.clone(), follow(events, Arc::clone(&executor), state.clone())));
+    let settling = Arc::clone(&executor);
+    tasks.spawn(cancellable(stop.clone(), async move { match settling.settle().await {} }));
     let connecting = keeper::stay_connected(keeper, Arc::clone(&executor), around.link());
     tasks.spawn(cancellable(stop.clone(), connecting));
     tasks.spawn(cancellable(stop.clone(), find_open_port(config.spec.clone(), ready.clone())));

@@ -72,7 +72,7 @@ impl TlsFiles {
                 Ok(config)
             }
             (Err(err), Some(old)) => {
-                tracing::warn!(error = %crate::error::Chain(&err), "kept the old certificates");
+                tracing::warn!(error = %guest_units::Chain(&err), "kept the old certificates");
                 Ok(Arc::clone(&old.config))
             }
             (Err(err), None) => Err(err),

@@ -17,6 +17,7 @@ use std::time::Duration;
 use controller_qmp::{
     ChardevAdd, ChardevRemove, Client, Command, DeviceAdd, DeviceDel, QmpError, QomGet,
 };
+use guest_units::Chain;
 use rustix::fs::Mode;
 use serde_json::json;
 use tokio::sync::Notify;
@@ -25,7 +26,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cmdline::{GUEST_CID, VSOCK_BUS, VSOCK_CHARDEV, VSOCK_DEVICE};
 use crate::console::log_lines;
-use crate::error::Chain;
 use crate::metrics::Metrics;
 use crate::process::{Child, Children, ProcessError};
 

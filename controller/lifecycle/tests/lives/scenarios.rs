@@ -349,22 +349,26 @@ fn an_approval_is_obeyed_when_nothing_larger_is_under_way() {
         grow(world, 250, 8);
         assert_eq!(world.status.obeyed, Some((1, 1)), "it is as large as what is under way");
         grow(world, 250, 2);
+        assert_eq!(world.sent[0].what, What::Memory(Bytes(2 * GIB)), "it overtakes the larger one");
         assert_eq!(world.status.obeyed, Some((1, 1)), "more than this may still come");
     };
     grown(&mut world);
-    world.order_ends(Ending::Done);
+    world.late_arrives(0);
+    world.order_ends(Ending::Vetoed { least: 3 * GIB, reason: "in use".into() });
     assert_eq!((world.status.obeyed, world.status.size), (Some((1, 2)), Some(size(250, 8))));
-    world.order_ends(Ending::Done);
 
     let mut world = World::running(desired());
     grown(&mut world);
+    world.runner_is_asked();
     world.order_gets_lost();
-    world.runner_says();
+    world.later(1000);
+    world.runner_is_heard();
     assert_eq!(world.status.obeyed, Some((1, 1)), "an idle runner may still get it");
-    world.later(25);
-    assert_eq!(world.status.obeyed, Some((1, 1)), "nobody has looked since");
     world.runner_says();
-    assert_eq!(world.status.obeyed, Some((1, 2)));
+    assert_eq!(world.status.obeyed, Some((1, 2)), "it is refused from now on");
+    world.late_arrives(0);
+    world.late_arrives(0);
+    assert!(world.late.is_empty());
 }
 
 #[test]
@@ -438,9 +442,10 @@ fn after_a_lost_order_no_shrink_may_turn_out_as_a_growth() {
     world.order_gets_lost();
     // From 6 GiB this would be a shrink, but the lost order may come first.
     world.want(|desired| desired.wanted = size(250, 4));
-    world.later(5);
+    world.later(1000);
     assert!(world.sent.is_empty());
-    world.later(20);
     world.runner_says();
     assert_eq!(world.sent.len(), 1);
+    world.late_arrives(0);
+    assert!(world.late.is_empty(), "it is refused from now on");
 }

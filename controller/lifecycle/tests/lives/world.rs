@@ -11,9 +11,6 @@ use controller_lifecycle::{
 use guest_units::{Bytes, MilliCpu, Moment, Size};
 
 pub(crate) const GIB: u64 = 1 << 30;
-/// An order is sent for so long, and runs for so long at most.
-const SENT_FOR: Duration = Duration::from_secs(12);
-const RUNS_FOR: Duration = Duration::from_secs(10);
 /// A pod whose deletion was asked for so long ago may be replaced while it still lives.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -41,7 +38,6 @@ pub(crate) struct Sent {
     pub(crate) generation: u64,
     pub(crate) what: What,
     epoch: u64,
-    at: Moment,
     /// The runner has taken it.
     taken: bool,
 }
@@ -49,6 +45,7 @@ pub(crate) struct Sent {
 /// What a look at the runner showed.
 #[derive(Debug, Clone, Copy)]
 struct Look {
+    first: u64,
     revision: u64,
     plugged: Plugged,
     busy: bool,
@@ -57,7 +54,8 @@ struct Look {
 /// The runner's side of the gate.
 #[derive(Debug, Default)]
 struct Gate {
-    epoch: u64,
+    /// Everything before it is refused.
+    fence: (u64, u64),
     cpu: (u64, u64),
     memory: (u64, u64),
 }
@@ -167,14 +165,6 @@ impl World {
 
     pub(crate) fn later(&mut self, seconds: u64) {
         self.now += Duration::from_secs(seconds);
-        let now = self.now;
-        // What was sent and is not there by now never comes; what runs has ended.
-        self.late.retain(|order| order.taken || now < order.at + SENT_FOR);
-        while let Some(index) =
-            self.late.iter().position(|order| order.at + SENT_FOR + RUNS_FOR <= now)
-        {
-            self.late_ends(index);
-        }
         self.tell(Event::Woke);
     }
 
@@ -213,15 +203,16 @@ impl World {
 
     /// The machine asks the runner, which thereby learns of its leadership; the answer is on its way.
     pub(crate) fn runner_is_asked(&mut self) {
-        self.gate.epoch = self.gate.epoch.max(self.epoch);
+        let first = self.vm.first_order(self.now);
+        self.gate.fence = self.gate.fence.max((self.epoch, first));
         let busy = self.sent.iter().chain(&self.late).any(|order| order.taken);
-        self.look = Some(Look { revision: self.revision, plugged: self.plugged, busy });
+        self.look = Some(Look { first, revision: self.revision, plugged: self.plugged, busy });
     }
 
     /// The answer to the last question arrives, perhaps long after.
     pub(crate) fn runner_is_heard(&mut self) {
-        let Some(Look { revision, plugged, busy }) = self.look.take() else { return };
-        self.tell(Event::RunnerObserved { revision, plugged, guest: true, busy });
+        let Some(Look { first, revision, plugged, busy }) = self.look.take() else { return };
+        self.tell(Event::RunnerObserved { first, revision, plugged, guest: true, busy });
     }
 
     pub(crate) fn runner_says(&mut self) {
@@ -231,15 +222,14 @@ impl World {
 
     /// Whether the runner would take this order.
     fn is_fresh(&self, order: Sent) -> bool {
-        let newest = self.gate.newest(order.what);
-        order.epoch >= self.gate.epoch && (order.epoch, order.generation) >= newest
+        (order.epoch, order.generation) >= self.gate.newest(order.what).max(self.gate.fence)
     }
 
     fn takes(&mut self, order: Sent) -> bool {
         let fresh = self.is_fresh(order);
         if fresh {
             let age = (order.epoch, order.generation);
-            self.gate.epoch = order.epoch;
+            self.gate.fence = self.gate.fence.max((order.epoch, 0));
             match order.what {
                 What::Cpu(_) => self.gate.cpu = age,
                 What::Memory(_) => self.gate.memory = age,
@@ -464,9 +454,7 @@ impl World {
         self.status = status.clone();
         // Whatever may still be carried out, and whatever is plugged, has its room from now on.
         let orders: Vec<Sent> = self.sent.iter().chain(&self.late).copied().collect();
-        let now = self.now;
-        let may_come = |order: &Sent| now < order.at + SENT_FOR && self.is_fresh(*order);
-        for order in orders.iter().filter(|order| order.taken || may_come(order)) {
+        for order in orders.iter().filter(|order| order.taken || self.is_fresh(**order)) {
             self.hold_to_promise(order.what);
         }
         if let (Some(known), true) = (status.size, self.pod().is_some()) {
@@ -511,7 +499,6 @@ impl World {
         self.sent = rest;
         let given_up: Vec<Sent> = given_up;
         self.late.extend(given_up);
-        let (epoch, at) = (self.epoch, self.now);
-        self.sent.push(Sent { generation, what, epoch, at, taken: false });
+        self.sent.push(Sent { generation, what, epoch: self.epoch, taken: false });
     }
 }

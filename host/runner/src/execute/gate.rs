@@ -1,11 +1,11 @@
 //! Refuses orders from the past.
 //!
 //! CPU and memory are ordered independently and may overtake each other on their way, so each resource
-//! has its own newest generation; only the epoch, the operator's leadership, holds for all. The same order
-//! may come twice, because its answer may get lost.
+//! has its own newest generation. The same order may come twice, because its answer may get lost.
 //!
-//! A new leader makes itself known before it orders anything: from then on the orders of earlier ones are refused, also
-//! those that are already here and wait for their turn.
+//! Above all is the fence: whoever looks says which order is the first that may still come. A new leader looks before it
+//! orders anything, and a leader that has given an order up looks before it counts on that. From then on earlier orders
+//! are refused however long they were on their way, also those that are already here and wait for their turn.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,7 +17,8 @@ pub(super) struct Gate(Mutex<Seen>);
 
 #[derive(Debug, Default)]
 struct Seen {
-    epoch: u64,
+    /// Everything before it is refused.
+    fence: Generation,
     newest: BTreeMap<Resource, Order>,
 }
 
@@ -32,26 +33,25 @@ impl Gate {
                 return Err(newest.generation);
             }
         }
-        if order.generation.epoch < seen.epoch {
-            return Err(Generation { epoch: seen.epoch, counter: 0 });
+        if order.generation < seen.fence {
+            return Err(seen.fence);
         }
-        seen.epoch = order.generation.epoch;
+        seen.fence = seen.fence.max(Generation { counter: 0, ..order.generation });
         seen.newest.insert(resource, order);
         Ok(())
     }
 
-    /// Refuses the orders of earlier epochs from now on.
-    pub(super) fn fence(&self, epoch: u64) {
+    /// Refuses every order before `first` from now on.
+    pub(super) fn fence(&self, first: Generation) {
         let mut seen = self.seen();
-        seen.epoch = seen.epoch.max(epoch);
+        seen.fence = seen.fence.max(first);
     }
 
     /// The generation that has overtaken an admitted order.
     pub(super) fn newer_than(&self, order: Order) -> Option<Generation> {
         let seen = self.seen();
-        let fenced = Generation { epoch: seen.epoch, counter: 0 };
         let newest = seen.newest.get(&order.what.resource()).map(|order| order.generation);
-        newest.max(Some(fenced)).filter(|newest| *newest > order.generation)
+        newest.max(Some(seen.fence)).filter(|newest| *newest > order.generation)
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -117,13 +117,26 @@ mod tests {
     fn a_leader_that_has_looked_ends_what_earlier_ones_ordered() {
         let gate = Gate::default();
         gate.admit(memory(1, 9)).unwrap();
-        gate.fence(2);
-        let fenced = Generation { epoch: 2, counter: 0 };
+        let fenced = Generation { epoch: 2, counter: 1 };
+        gate.fence(fenced);
         assert_eq!(gate.newer_than(memory(1, 9)), Some(fenced), "what waits or runs");
         assert_eq!(gate.admit(cpu(1, 10)), Err(fenced), "what comes late");
-        gate.fence(1);
-        assert!(gate.admit(cpu(1, 11)).is_err(), "an old leader lifts nothing");
+        gate.fence(Generation { epoch: 1, counter: 12 });
+        assert!(gate.admit(cpu(1, 12)).is_err(), "an old leader lifts nothing");
         gate.admit(cpu(2, 1)).unwrap();
         assert_eq!(gate.newer_than(cpu(2, 1)), None);
+    }
+
+    #[test]
+    fn what_a_leader_has_given_up_is_refused_however_late_it_comes() {
+        let gate = Gate::default();
+        gate.admit(memory(1, 3)).unwrap();
+        let first = Generation { epoch: 1, counter: 6 };
+        gate.fence(first);
+        assert_eq!(gate.newer_than(memory(1, 3)), Some(first), "what waits or runs");
+        assert_eq!(gate.admit(memory(1, 4)), Err(first), "sent long ago");
+        assert_eq!(gate.admit(cpu(1, 5)), Err(first), "a resource that was never ordered");
+        gate.admit(cpu(1, 6)).unwrap();
+        assert_eq!(gate.newer_than(cpu(1, 6)), None, "what is still waited for");
     }
 }

@@ -3,6 +3,9 @@
 //! QEMU's event about the size comes at most once a second, so `size` is read every few milliseconds while
 //! a resize is in flight. A guest driver that found no free block waits for most of a minute; writing
 //! `requested-size` again, with the same value, wakes it.
+//!
+//! As long as the two differ, memory may still come or go. So an order is over when [`hold`] has made them equal,
+//! however its steps ended.
 
 use std::time::Duration;
 
@@ -37,7 +40,7 @@ enum Settled {
     /// No progress, or no time left.
     Stuck(Bytes),
     /// A newer order came.
-    Overtaken(Bytes),
+    Overtaken,
 }
 
 /// Brings memory to `total`, base included.
@@ -52,16 +55,13 @@ pub(super) async fn set<G: Guest>(
         let reason = format!("{total} is not between {} and {}", spec.memory_min, spec.memory_max);
         return Ok(OrderResult::Failed { reason });
     }
-    if spec.memory_min == spec.memory_max {
+    if !executor.has_memory_device() {
         return Ok(OrderResult::Done);
     }
     let resize = Resize { executor, order, base: spec.memory_min, until };
     let want = total.saturating_sub(spec.memory_min).round_down(BLOCK);
-    let mut size = executor.memory_property("size").await?;
-    let requested = executor.memory_property("requested-size").await?;
-    if requested > want.max(size) {
-        size = resize.withdraw(want.max(size)).await?;
-    }
+    // What an earlier order has left pending ends here: this one takes over, and asks for itself.
+    let size = hold(executor).await?;
     if want >= size {
         return resize.grow(want).await;
     }
@@ -72,6 +72,31 @@ pub(super) async fn set<G: Guest>(
     resize.shrink(size, want).await
 }
 
+/// Brings what is requested to what is there: then nothing comes and nothing goes any more. Needs no question, as what
+/// the guest plugs meanwhile it keeps. Returns the size.
+pub(super) async fn hold<G: Guest>(executor: &Executor<G>) -> Result<Bytes, StepError> {
+    if !executor.has_memory_device() {
+        return Ok(Bytes(0));
+    }
+    loop {
+        let size = executor.memory_property("size").await?;
+        if executor.memory_property("requested-size").await? == size {
+            return Ok(size);
+        }
+        request(executor, size).await?;
+    }
+}
+
+async fn request<G: Guest>(executor: &Executor<G>, size: Bytes) -> Result<(), StepError> {
+    let command = QomSet {
+        path: format!("/machine/peripheral/{MEMORY_DEVICE}"),
+        property: "requested-size".to_owned(),
+        value: json!(size.0),
+    };
+    executor.command(&command).await?;
+    Ok(())
+}
+
 struct Resize<'a, G> {
     executor: &'a Executor<G>,
     order: Order,
@@ -80,38 +105,17 @@ struct Resize<'a, G> {
 }
 
 impl<G: Guest> Resize<'_, G> {
-    /// What does not come in time does not come later: nobody would count it.
     async fn grow(&self, want: Bytes) -> Result<OrderResult, StepError> {
-        self.request(want).await?;
+        request(self.executor, want).await?;
         Ok(match self.settle(want, None).await? {
             Settled::Reached => OrderResult::Done,
-            Settled::Stuck(size) => {
-                let size = self.withdraw(size).await?;
-                partial(format!(
-                    "the guest has plugged {} of {} in time",
-                    self.base.saturating_add(size),
-                    self.base.saturating_add(want),
-                ))
-            }
-            Settled::Overtaken(size) => {
-                self.withdraw(size).await?;
-                partial("a newer order came".to_owned())
-            }
+            Settled::Stuck(size) => partial(format!(
+                "the guest has plugged {} of {} in time",
+                self.base.saturating_add(size),
+                self.base.saturating_add(want),
+            )),
+            Settled::Overtaken => partial("a newer order came".to_owned()),
         })
-    }
-
-    /// Lowers what was requested to no less than what is there, without a question, since nothing is taken: what
-    /// the guest plugs meanwhile it keeps. Returns the size.
-    async fn withdraw(&self, to: Bytes) -> Result<Bytes, StepError> {
-        let mut to = to;
-        loop {
-            self.request(to).await?;
-            let size = self.executor.memory_property("size").await?;
-            if size <= to {
-                return Ok(size);
-            }
-            to = size;
-        }
     }
 
     /// Steps down from `size`; the guest has just agreed to `want`.
@@ -124,20 +128,16 @@ impl<G: Guest> Resize<'_, G> {
                 return Ok(veto);
             }
             asked = false;
-            self.request(next).await?;
+            request(self.executor, next).await?;
             match self.settle(next, Some(STUCK)).await? {
                 Settled::Reached => size = next,
                 Settled::Stuck(reached) => {
-                    self.request(reached).await?; // upwards: nothing more is taken
                     return Ok(partial(format!(
                         "the guest could not free more than down to {}",
                         self.base.saturating_add(reached)
                     )));
                 }
-                Settled::Overtaken(reached) => {
-                    self.request(reached).await?;
-                    return Ok(partial("a newer order came".to_owned()));
-                }
+                Settled::Overtaken => return Ok(partial("a newer order came".to_owned())),
             }
         }
         Ok(OrderResult::Done)
@@ -159,16 +159,6 @@ impl<G: Guest> Resize<'_, G> {
         })
     }
 
-    async fn request(&self, size: Bytes) -> Result<(), StepError> {
-        let command = QomSet {
-            path: format!("/machine/peripheral/{MEMORY_DEVICE}"),
-            property: "requested-size".to_owned(),
-            value: json!(size.0),
-        };
-        self.executor.command(&command).await?;
-        Ok(())
-    }
-
     /// Waits until `size` is there, at most until the order's time is over, and for a shrink at most
     /// `stuck` without progress.
     async fn settle(&self, want: Bytes, stuck: Option<Duration>) -> Result<Settled, StepError> {
@@ -185,13 +175,13 @@ impl<G: Guest> Resize<'_, G> {
                 moved = now;
             }
             if self.executor.gate.newer_than(self.order).is_some() {
-                return Ok(Settled::Overtaken(size));
+                return Ok(Settled::Overtaken);
             }
             if now >= self.until || stuck.is_some_and(|limit| now - moved >= limit) {
                 return Ok(Settled::Stuck(size));
             }
             if now - moved.max(kicked) >= KICK {
-                self.request(want).await?;
+                request(self.executor, want).await?;
                 kicked = now;
             }
             sleep(if now - started < FAST_FOR { LOOK_FAST } else { LOOK_SLOW }).await;

@@ -159,7 +159,7 @@ async fn what_was_seen_first_is_not_made_known_last() {
     assert_eq!(bench.cpu(1, 3000).await.result, OrderResult::Done);
     bench.qemu(|facts| facts.late_look = Some(Duration::from_millis(100)));
     let (first, second) = tokio::join!(bench.executor.observe(), async {
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        sleep(Duration::from_millis(10)).await;
         bench.qemu(|facts| facts.cpus[2] = None);
         bench.executor.observe().await
     });
