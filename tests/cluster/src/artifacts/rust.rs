@@ -1,7 +1,8 @@
 //! Our own binaries, and the vsock back end from the crate registry. Cargo decides what is fresh; each is a step.
 
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 
@@ -59,6 +60,7 @@ pub fn ensure(cache: &Cache, progress: &Progress) -> Result<Binaries> {
     tools::need_cargo()?;
     let repo = repo_root()?;
     let target = target_dir(cache, &repo);
+    make_fresh(&target, &repo)?;
     let mut found = vec![(VSOCK_BACKEND, vsock_backend(cache, progress)?)];
     for &place in PLACES {
         found.extend(programs(progress, &repo, &target, place)?);
@@ -123,6 +125,28 @@ fn target_dir(cache: &Cache, repo: &Path) -> PathBuf {
     chosen.map_or_else(|| cache.root().join("target"), |dir| repo.join(dir))
 }
 
+/// Which clone used a target folder last.
+const LAST_CLONE: &str = ".last-clone";
+
+/// Cargo tells by times of files whether what it built is fresh. What another clone has built since must not look fresh to
+/// this one: its files become newer. `.ci/run` does the same for all that it compiles.
+fn make_fresh(target: &Path, repo: &Path) -> Result<()> {
+    let (stamp, clone) = (target.join(LAST_CLONE), repo.display().to_string());
+    if fs::read_to_string(&stamp).is_ok_and(|last| last.trim_end() == clone) {
+        return Ok(());
+    }
+    let files = Run::new("git").args(["ls-files", "-z"]).dir(repo).output()?;
+    let now = SystemTime::now();
+    for file in files.split('\0').filter(|file| !file.is_empty()) {
+        let path = repo.join(file);
+        // One that was deleted and not committed is no hindrance.
+        let Ok(open) = fs::File::options().append(true).open(&path) else { continue };
+        open.set_modified(now).with_context(|| format!("touch {}", path.display()))?;
+    }
+    fs::create_dir_all(target).with_context(|| format!("make {}", target.display()))?;
+    fs::write(&stamp, clone).with_context(|| format!("write {}", stamp.display()))
+}
+
 /// The back end of virtio-vsock, one process beside each QEMU; from the crate registry, by version.
 fn vsock_backend(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
     let key = Key::new().text(VSOCK_BACKEND).text(VSOCK_BACKEND_VERSION).finish();
@@ -143,7 +167,7 @@ fn vsock_backend(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
             .log(step.log())
             .deadline(DEADLINE)
             .status()?;
-        std::fs::remove_dir_all(out.join("target")).context("remove the intermediate files")
+        fs::remove_dir_all(out.join("target")).context("remove the intermediate files")
     })?;
     Ok(place.join("bin").join(VSOCK_BACKEND))
 }
@@ -160,13 +184,38 @@ mod tests {
     }
 
     #[test]
+    fn files_become_newer_than_what_another_clone_has_built() {
+        let top = std::env::temp_dir().join(format!("fresh-{}", std::process::id()));
+        let (target, repo) = (top.join("target"), top.join("repo"));
+        fs::create_dir_all(&repo).unwrap();
+        let file = repo.join("lib.rs");
+        fs::write(&file, "old").unwrap();
+        let git = |words: &[&str]| Run::new("git").args(words).dir(&repo).output().unwrap();
+        git(&["init", "-q"]);
+        git(&["add", "lib.rs"]);
+        let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+        let age = || fs::File::options().append(true).open(&file).unwrap();
+        let is_old = || fs::metadata(&file).unwrap().modified().unwrap() == hour_ago;
+        age().set_modified(hour_ago).unwrap();
+        make_fresh(&target, &repo).unwrap();
+        assert!(!is_old(), "nobody knows who has used the folder");
+        age().set_modified(hour_ago).unwrap();
+        make_fresh(&target, &repo).unwrap();
+        assert!(is_old(), "this clone has");
+        fs::write(target.join(LAST_CLONE), "/another").unwrap();
+        make_fresh(&target, &repo).unwrap();
+        assert!(!is_old());
+        fs::remove_dir_all(top).unwrap();
+    }
+
+    #[test]
     fn every_program_is_a_binary_of_its_package() {
         let repo = repo_root().unwrap();
-        let workspace = std::fs::read_to_string(repo.join("Cargo.toml")).unwrap();
+        let workspace = fs::read_to_string(repo.join("Cargo.toml")).unwrap();
         for (package, binary, _) in PROGRAMS {
             let folder = package.replacen('-', "/", 1);
             assert!(workspace.contains(&format!("\"{folder}\"")), "{folder} is no member");
-            let manifest = std::fs::read_to_string(repo.join(&folder).join("Cargo.toml")).unwrap();
+            let manifest = fs::read_to_string(repo.join(&folder).join("Cargo.toml")).unwrap();
             assert!(
                 manifest.contains(&format!("name = \"{binary}\"")),
                 "{package} has no {binary}"
