@@ -6,6 +6,7 @@
 //!     | room                                                       ^
 //!     +------> Growing: requests ordered -- kubelet allocated -----+
 //!     |           |  refused, given up: ordered back, answered
+//!     |           |  room taken by another before it was ordered: Waiting
 //!     |           +- slow: answered, then Held for the next request
 //!     | no room
 //!     +------> Waiting: tried again whenever something on the node changes; answered after `hold`
@@ -17,6 +18,7 @@
 use guest_units::{Moment, Size};
 use scheduler_protocol::{Outcome, RefusalCode};
 
+use crate::amount::Amount;
 use crate::event::{Action, Answer, Asked, Notice, Ticket, Why};
 use crate::ledger::Ledger;
 use crate::pod::back_off;
@@ -195,8 +197,16 @@ impl Ledger {
     fn step_growing(&mut self, uid: &str, now: Moment) {
         let Some(pod) = self.primary(uid) else { return };
         let backed = pod.backed();
-        let refused = self.vms.get(uid).and_then(|book| book.wish.as_ref()).is_some_and(|wish| {
-            matches!(wish.state, WishState::Growing { requests, .. } if pod.refuses(requests))
+        let state = self.vms.get(uid).and_then(|book| book.wish.as_ref()).map(|wish| wish.state);
+        let growing = match state {
+            Some(WishState::Growing { requests, .. }) => Some(requests),
+            _ => None,
+        };
+        let refused = growing.is_some_and(|requests| pod.refuses(requests));
+        // Not ordered yet, and somebody else has the room by now: what is left is found anew.
+        let taken = growing.is_some_and(|requests| {
+            let room = pod.counts_on().map_or(Amount::ZERO, |node| self.room_for(pod, node));
+            !requests.fits_in(pod.may_have()) && !requests.fits_in(room)
         });
         let Some(book) = self.vms.get_mut(uid) else { return };
         let keep_late = self.settings.keep_late;
@@ -212,6 +222,7 @@ impl Ledger {
                     wish.state = WishState::Held { requests, until: now + keep_late };
                 }
             }
+            WishState::Growing { .. } if taken => wish.state = WishState::Waiting,
             WishState::Growing { since, .. } => {
                 if wish.refused || refused || since + self.settings.give_up <= now {
                     self.revoke(uid, now);

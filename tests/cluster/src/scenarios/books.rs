@@ -147,10 +147,13 @@ pub(super) fn check_node(api: &Api, node: &str) -> Result<()> {
     Ok(())
 }
 
-/// What kubelet has allocated to a pod; what it requests, where kubelet has not said anything yet.
+/// What kubelet has allocated to a pod. Nothing, where it has not taken the pod in: it may yet turn it away.
 fn pod_holds(pod: &Value) -> Amount {
     let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
     let statuses = list(&pod["status"]["containerStatuses"]);
+    if statuses.is_empty() {
+        return Amount::default();
+    }
     let running = list(&pod["spec"]["containers"]).iter().fold(Amount::default(), |sum, it| {
         let status = statuses.iter().find(|status| status["name"] == it["name"]);
         let allocated = status.map(|status| &status["allocatedResources"]);
@@ -193,6 +196,8 @@ mod tests {
                 {"name": "b", "resources": {}},
             ],
         }});
+        assert_eq!(pod_holds(&pod), of(0, 0), "kubelet may turn it away");
+        pod["status"] = json!({"containerStatuses": [{"name": "a"}]});
         assert_eq!(pod_holds(&pod), of(1000, 900));
         pod["status"] = json!({"containerStatuses": [
             {"name": "a", "allocatedResources": {"cpu": "250m", "memory": "1Gi"}},

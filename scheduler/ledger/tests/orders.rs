@@ -1,0 +1,101 @@
+//! Orders to resize a pod that come to nothing, or to something else.
+
+mod support;
+
+use std::time::Duration;
+
+use scheduler_ledger::{Answer, Event, ResizeResult, Seal};
+use scheduler_protocol::Outcome;
+use support::{Done, World, amount, cost, node, ordinary, size};
+
+fn permit(done: &Done) -> (Outcome, Seal, &str) {
+    match done {
+        Done::Answer(_, Answer::Permit { outcome, seal, reason, .. }) => (*outcome, *seal, reason),
+        other => panic!("not a permit: {other:?}"),
+    }
+}
+
+fn world() -> World {
+    let mut world = World::new(&[node("n1", 8000, 16), node("n2", 8000, 16)]);
+    world.running("a", "n1", size(1000, 2));
+    world
+}
+
+#[test]
+fn a_shrink_that_may_still_arrive_is_waited_for_before_a_grant() {
+    let mut world = World::new(&[node("n1", 8000, 16)]);
+    world.running("a", "n1", size(4000, 2));
+    world.ask("a", 1, size(1000, 2), size(1000, 2));
+    let done = world.take();
+    world.patch("a", permit(&done[0]).1);
+    let done = world.take();
+    let [Done::Resize(_, number, requests)] = done[..] else { panic!("{done:?}") };
+    assert_eq!(requests, cost(size(1000, 2)));
+    world.tell(Event::ResizeEnded { pod: "pod-a".into(), number, result: ResizeResult::Unknown });
+    world.tell(Event::Pod(world.pods["pod-a"].clone()));
+    world.ask("a", 2, size(4000, 2), size(1000, 2));
+    let done = world.take();
+    assert!(
+        !done.iter().any(|done| matches!(done, Done::Answer(..))),
+        "it may still arrive: {done:?}"
+    );
+    // The pod shows another version: the order was for the one before.
+    let mut touched = world.pods["pod-a"].clone();
+    touched.version += 1;
+    world.tell(Event::Pod(touched));
+    let done = world.take();
+    assert!(done.iter().any(|done| matches!(done, Done::Answer(..))), "{done:?}");
+}
+
+#[test]
+fn an_order_that_met_another_version_is_repeated_promptly() {
+    let mut world = world();
+    world.ask("a", 1, size(2000, 4), size(1000, 2));
+    let done = world.take();
+    let [Done::Resize(_, number, _)] = done[..] else { panic!("{done:?}") };
+    world.tell(Event::ResizeEnded { pod: "pod-a".into(), number, result: ResizeResult::NotDone });
+    world.pass(Duration::from_millis(50));
+    let done = world.take();
+    world.resize(&done[0]);
+    assert_eq!(permit(&world.take()[0]).1.size, size(2000, 4));
+}
+
+#[test]
+fn an_order_that_met_no_lease_is_repeated_when_it_may_be_renewed() {
+    let mut world = world();
+    world.ask("a", 1, size(2000, 4), size(1000, 2));
+    let done = world.take();
+    let [Done::Resize(_, number, _)] = done[..] else { panic!("{done:?}") };
+    world.tell(Event::ResizeEnded { pod: "pod-a".into(), number, result: ResizeResult::NotHeld });
+    world.pass(Duration::from_millis(500));
+    assert_eq!(world.take(), []);
+    world.pass(Duration::from_millis(500));
+    let done = world.take();
+    world.resize(&done[0]);
+    assert_eq!(permit(&world.take()[0]).1.size, size(2000, 4));
+}
+
+/// kube-scheduler places pods without asking: one may take the room before the larger requests are in the pod.
+#[test]
+fn a_growth_whose_room_was_taken_gets_what_is_left_at_once() {
+    let mut world = world();
+    world.ask("a", 1, size(6000, 2), size(1000, 2));
+    let done = world.take();
+    let [Done::Resize(_, number, _)] = done[..] else { panic!("{done:?}") };
+    world.tell(Event::ResizeEnded { pod: "pod-a".into(), number, result: ResizeResult::NotDone });
+    // Left for the VM: 8000 - 4000 - the pod's overhead.
+    world.pod(ordinary("o", "n1", amount(4000, 1024)));
+    let dump = world.ledger.dump();
+    let n1 = &dump.nodes["n1"];
+    assert!(n1.reserved.fits_in(n1.allocatable), "reserved: {}", n1.reserved);
+    world.pass(Duration::from_millis(50));
+    let done = world.take();
+    let Done::Resize(_, _, requests) = done[0] else { panic!("{done:?}") };
+    assert!(requests.fits_in(amount(4000, 16 * 1024)), "{requests}");
+    world.resize(&done[0]);
+    let done = world.take();
+    let (outcome, seal, reason) = permit(&done[0]);
+    assert_eq!(outcome, Outcome::Partial);
+    assert!(seal.size.cpu < size(6000, 2).cpu && seal.size.cpu > size(1000, 2).cpu, "{seal:?}");
+    assert!(!reason.is_empty());
+}
