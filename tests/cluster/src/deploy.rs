@@ -24,6 +24,9 @@ const DEFINITIONS: usize = 1;
 const LOCAL_REGISTRY: &str = "localhost/";
 const LOCAL_TAG: &str = "local";
 const ESTABLISHED: &str = "60s";
+/// The smallest VM that can be.
+const SAMPLE: &str = "controller/api/tests/samples/minimal.yaml";
+const ADMITTED: Duration = Duration::from_secs(120);
 const ROLL_OUT: Duration = Duration::from_secs(300);
 /// The number of steps that loading and deploying show.
 pub const STEPS: usize = 2;
@@ -128,7 +131,20 @@ pub fn deploy(cluster: &Cluster, progress: &Progress, renewed: bool) -> Result<(
             let timeout = format!("--timeout={}s", ROLL_OUT.as_secs());
             workload.rollout(cluster, &["status", &timeout])?;
         }
-        Ok(())
+        step.say("waiting for VMs to be admitted");
+        admitted(cluster, &root)
+    })
+}
+
+/// The API server's admission policies know of a definition only some seconds after it is established: until then whoever
+/// makes a VM is turned away.
+fn admitted(cluster: &Cluster, root: &Path) -> Result<()> {
+    let sample = root.join(SAMPLE);
+    let manifest = fs::read_to_string(&sample)
+        .with_context(|| format!("read the manifest {}", sample.display()))?;
+    cluster.wait_until("a VM would be admitted", ADMITTED, || {
+        let create = cluster.kubectl_run(["create", "--dry-run=server", "-f", "-"]);
+        create.input(manifest.as_str()).deadline(Duration::from_secs(20)).output().map(|_| true)
     })
 }
 
