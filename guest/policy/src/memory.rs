@@ -23,6 +23,10 @@ const SLOPE_MEMORY: Duration = Duration::from_secs(1);
 const RATE_SPAN: Duration = Duration::from_millis(500);
 /// So many refaults per second show that the page cache is in use and too small.
 pub(crate) const REFAULTS_IN_USE: u64 = 50;
+/// Threads wait for memory so much of the time.
+const PRESSURE_PERMILLE: u16 = 100;
+/// Blocks that leave are emptied first, and threads wait for their pages: for so long after it, pressure is no shortage.
+const UNPLUG_SETTLES: Duration = Duration::from_millis(1500);
 /// Size of a page.
 const PAGE: u64 = 4096;
 /// Page cache that any running system needs: its programs.
@@ -40,6 +44,9 @@ pub(crate) struct Memory {
     last: Option<(Moment, MemoryReading)>,
     slope: Bytes,
     cache_missed_at: Option<Moment>,
+    /// The kernel had less than before.
+    unplugged_at: Option<Moment>,
+    pressed_since: Option<Moment>,
     zones: Option<Zones>,
     told: Option<Told>,
     view: MemoryView,
@@ -67,6 +74,8 @@ pub(crate) struct MemoryView {
     pub(crate) slope_per_second: Bytes,
     pub(crate) refaults_per_second: u64,
     pub(crate) pressure_permille: u16,
+    /// Threads wait for memory because there is too little of it.
+    pub(crate) pressed: bool,
     pub(crate) kernel_short: bool,
     pub(crate) demand: Bytes,
 }
@@ -107,6 +116,8 @@ impl Memory {
             last: None,
             slope: Bytes::ZERO,
             cache_missed_at: None,
+            unplugged_at: None,
+            pressed_since: None,
             zones: None,
             told: None,
             view: MemoryView::default(),
@@ -115,6 +126,11 @@ impl Memory {
 
     pub(crate) fn view(&self) -> &MemoryView {
         &self.view
+    }
+
+    /// How long threads have been waiting for memory that is not there.
+    pub(crate) fn pressed_for(&self, now: Moment) -> Option<Duration> {
+        self.pressed_since.map(|since| now.since(since))
     }
 
     pub(crate) fn zones(&mut self, zones: Zones) {
@@ -140,9 +156,18 @@ impl Memory {
         if refaults >= REFAULTS_IN_USE {
             self.cache_missed_at = Some(now);
         }
+        if self.last.is_some_and(|(_, last)| reading.total < last.total) {
+            self.unplugged_at = Some(now);
+        }
+        let unmanaged = self.unmanaged(reading.total);
+        let settled = self.unplugged_at.is_none_or(|at| now.since(at) > UNPLUG_SETTLES);
+        // With enough memory unused, threads wait for pages that are being moved: more memory would not help.
+        let scarce = reading.free < tuning.reserve(reading.total.saturating_add(unmanaged));
+        let pressed = pressure >= PRESSURE_PERMILLE && scarce && settled;
+        self.pressed_since = pressed.then(|| self.pressed_since.unwrap_or(now));
         let view = MemoryView {
             total: reading.total,
-            unmanaged: self.unmanaged(reading.total),
+            unmanaged,
             hard: reading.hard(),
             lasting: reading.hard().min(reading.counted.saturating_add(unnamed)),
             usable: reading.usable(),
@@ -151,6 +176,7 @@ impl Memory {
             slope_per_second: self.slope,
             refaults_per_second: refaults,
             pressure_permille: pressure,
+            pressed,
             kernel_short: self.zones.is_some_and(|zones| kernel_short(&zones)),
             demand: Bytes::ZERO,
         };
@@ -361,6 +387,34 @@ mod tests {
         memory.plugged(mib(8192));
         assert_eq!(read(&mut memory, 8192, 5000), before);
         assert_eq!(memory.view().vm(), mib(8192));
+    }
+
+    #[test]
+    fn pressure_is_shortage_only_where_memory_is_scarce_and_nothing_leaves() {
+        let tuning = Tuning::default();
+        // 20 ms of each 50 ms are spent waiting.
+        let pressed = |free: u64, total: fn(u64) -> u64| {
+            let mut memory = Memory::new();
+            let mut at: Vec<u64> = Vec::new();
+            for step in 0..60u64 {
+                let total = mib(total(step));
+                let now = MemoryReading {
+                    total,
+                    free: mib(free),
+                    available: total.times(1, 2),
+                    pressure_usec: step * 20_000,
+                    ..MemoryReading::default()
+                };
+                memory.read(now, &tuning, Moment::from_millis(step * 50));
+                at.extend(memory.view().pressed.then_some(step * 50));
+            }
+            at
+        };
+        assert_eq!(pressed(20, |_| 900).first(), Some(&50));
+        assert!(pressed(400, |_| 900).is_empty(), "there is enough, and pages are on their way");
+        let shrunk = pressed(20, |step| if step < 10 { 900 } else { 772 });
+        assert!(!shrunk.iter().any(|ms| (500..=2000).contains(ms)), "{shrunk:?}");
+        assert_eq!(shrunk.last(), Some(&2950));
     }
 
     #[test]

@@ -15,8 +15,8 @@ use crate::veto::{self, Verdict};
 const ZONES_EVERY: Duration = Duration::from_secs(5);
 /// At the CPU limit for so long before it is worth an ask.
 const CPU_PATIENCE: Duration = Duration::from_millis(100);
-/// Threads wait for memory so much of the time.
-const PRESSURE_PERMILLE: u16 = 100;
+/// Threads wait for memory for so long before it is worth an ask: growth and a broken reserve are seen at once.
+const PRESSURE_PATIENCE: Duration = Duration::from_millis(250);
 /// One core can fill this much per second: the longest sleep depends on what is usable.
 const BURST_PER_SECOND: Bytes = Bytes::from_gib(1);
 /// Readings until exhaustion, at least.
@@ -193,7 +193,7 @@ impl Policy {
     }
 
     fn ask(&self, now: Moment) -> Option<(Action, Why)> {
-        let memory = self.memory_want();
+        let memory = self.memory_want(now);
         let cpu = self.cpu_want(now);
         let reason = memory.map(|(_, reason)| reason).or(cpu.map(|_| AskReason::CpuSaturated))?;
         let demand = Size::new(self.cpu.view().demand, self.memory.view().demand);
@@ -250,15 +250,16 @@ impl Policy {
         passed >= pause || (passed >= fastest && self.presses(&asked, want, reason))
     }
 
-    fn memory_want(&self) -> Option<(Bytes, AskReason)> {
+    fn memory_want(&self, now: Moment) -> Option<(Bytes, AskReason)> {
         let (view, tuning) = (self.memory.view(), &self.tuning);
+        let pressed = self.memory.pressed_for(now).is_some_and(|span| span >= PRESSURE_PATIENCE);
         let reserve = tuning.reserve(view.vm());
         let soon = view.time_left().is_some_and(|left| left < tuning.horizon);
         let reason = if soon {
             AskReason::MemorySlope
         } else if view.usable < reserve {
             AskReason::MemoryReserve
-        } else if view.pressure_permille >= PRESSURE_PERMILLE {
+        } else if pressed {
             AskReason::MemoryPressure
         } else if view.kernel_short {
             AskReason::KernelMemory

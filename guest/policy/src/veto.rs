@@ -9,8 +9,6 @@ use crate::tuning::Tuning;
 
 /// A shrink must leave room for so long at the present rate.
 const LOOK_AHEAD: Duration = Duration::from_secs(3);
-/// While threads wait for memory so much of the time, nothing is given away.
-const PRESSURE_PERMILLE: u16 = 100;
 
 /// The answer to a planned shrink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,7 +68,7 @@ pub(crate) fn may_shrink(
         reason,
     };
     let Some(view) = view else { return veto(from.memory, Unsafe::NotMeasured) };
-    if view.pressure_permille >= PRESSURE_PERMILLE {
+    if view.pressed {
         return veto(from.memory, Unsafe::Pressure);
     }
     if view.refaults_per_second >= REFAULTS_IN_USE {
@@ -136,7 +134,7 @@ mod tests {
         let tuning = Tuning::default();
         let growing = may_shrink(Some(&view(600, 100)), &tuning, size(1000, 1024), size(250, 512));
         assert!(matches!(growing, Verdict::Veto { reason: Unsafe::Growing, .. }));
-        let pressed = MemoryView { pressure_permille: 500, ..view(900, 0) };
+        let pressed = MemoryView { pressed: true, ..view(900, 0) };
         let verdict = may_shrink(Some(&pressed), &tuning, size(1000, 1024), size(250, 512));
         let least = size(250, 1024);
         assert_eq!(verdict, Verdict::Veto { least, reason: Unsafe::Pressure });
@@ -149,7 +147,7 @@ mod tests {
 
     #[test]
     fn cpu_is_never_vetoed() {
-        let pressed = MemoryView { pressure_permille: 1000, ..view(0, 900) };
+        let pressed = MemoryView { pressed: true, ..view(0, 900) };
         let verdict =
             may_shrink(Some(&pressed), &Tuning::default(), size(8000, 512), size(250, 512));
         assert_eq!(verdict, Verdict::Fine);
