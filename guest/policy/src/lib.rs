@@ -13,6 +13,7 @@ mod memory;
 mod policy;
 pub mod postgres;
 mod reading;
+pub mod reference;
 mod tuning;
 mod veto;
 mod window;

@@ -27,6 +27,7 @@ mod guest;
 mod peak;
 mod permit;
 mod policy;
+pub mod reference;
 mod scaler;
 mod vm;
 

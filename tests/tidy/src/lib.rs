@@ -24,7 +24,7 @@ pub enum Kind {
 }
 
 /// Every member of the workspace, in the order of reading, with its kind.
-pub const CRATES: [(&str, Kind); 19] = [
+pub const CRATES: [(&str, Kind); 20] = [
     ("guest-units", Kind::Vocabulary),
     ("guest-protocol", Kind::Vocabulary),
     ("guest-policy", Kind::Brain),
@@ -42,6 +42,7 @@ pub const CRATES: [(&str, Kind); 19] = [
     ("host-agent", Kind::Binary),
     ("host-runner", Kind::Binary),
     ("images-allocate-loop", Kind::Binary),
+    ("tests-simulation", Kind::Test),
     ("tests-cluster", Kind::Test),
     ("tests-tidy", Kind::Test),
 ];

@@ -5,18 +5,19 @@
 
 use std::time::Duration;
 
+use host_scaling::reference::ReferenceConfig;
 use host_scaling::{Policy, Retries};
 use serde_json::Value;
 
 use super::Problems;
-use super::scaling::{ReferenceFields, headroom};
+use super::scaling::{defaults, headroom};
 use super::section::Section;
 
 /// What the file means.
 #[derive(Debug, Clone)]
 pub(crate) struct FileConfig {
     pub(crate) policy: Policy,
-    pub(crate) defaults: ReferenceFields,
+    pub(crate) defaults: ReferenceConfig,
     /// How often the state of all VMs is looked at.
     pub(crate) refresh: Duration,
     pub(crate) guest: Guest,
@@ -103,7 +104,7 @@ impl FileConfig {
 fn scaling(
     mut section: Section,
     problems: &mut Problems,
-) -> (host_scaling::Headroom, ReferenceFields) {
+) -> (host_scaling::Headroom, ReferenceConfig) {
     let mut unit = section.section("computeUnit", problems);
     for (key, zero) in [
         ("vCPUs", unit.cpu("vCPUs", problems).is_none_or(|cpu| cpu.0 == 0)),
@@ -114,10 +115,7 @@ fn scaling(
         }
     }
     unit.end(problems);
-    let mut default = section.section("defaultConfig", problems);
-    let fields = ReferenceFields::take(&mut default);
-    fields.check("scaling.defaultConfig.", problems);
-    default.end(problems);
+    let fields = defaults(section.section("defaultConfig", problems), problems);
     match section.take("policy") {
         Some(Value::String(policy)) if policy == "headroom" => {}
         None => problems.push(NO_REFERENCE),

@@ -2,81 +2,43 @@
 //! numbers of the `headroom` policy.
 
 use host_scaling::Headroom;
+use host_scaling::reference::ReferenceConfig;
 use serde_json::{Map, Value};
 
 use super::Problems;
 use super::section::Section;
 
-/// Name of a field, what is right for it, and how that is said.
-type Field = (&'static str, fn(&Value) -> bool, &'static str);
-
-/// The reference's fields. They belong to its policy: checked here, acted on there.
-const FIELDS: [Field; 10] = [
-    ("loadAverageFractionTarget", |v| is(v, |x| x > 0.0 && x < 2.0), "above 0 and below 2"),
-    ("memoryUsageFractionTarget", |v| is(v, |x| x > 0.0 && x < 1.0), "above 0 and below 1"),
-    ("memoryTotalFractionTarget", |v| is(v, |x| x > 0.0 && x < 1.0), "above 0 and below 1"),
-    ("enableLFCMetrics", Value::is_boolean, "true or false"),
-    ("lfcUseLargestWindow", Value::is_boolean, "true or false"),
-    ("lfcToMemoryRatio", |v| is(v, |x| x > 0.0), "a number above 0"),
-    (WINDOW, |v| v.as_i64().is_some_and(|x| (2..=60).contains(&x)), "between 2 and 60"),
-    (WAIT, Value::is_i64, "a whole number"),
-    ("cpuStableZoneRatio", |v| is(v, |x| x >= 0.0), "0 or above"),
-    ("cpuMixedZoneRatio", |v| is(v, |x| x >= 0.0), "0 or above"),
-];
-const WINDOW: &str = "lfcWindowSizeMinutes";
-const WAIT: &str = "lfcMinWaitBeforeDownscaleMinutes";
-
-fn is(value: &Value, right: fn(f64) -> bool) -> bool {
-    value.as_f64().is_some_and(right)
-}
-
-/// Values of [`FIELDS`].
-#[derive(Debug, Clone, Default)]
-pub(crate) struct ReferenceFields(Map<String, Value>);
-
-impl ReferenceFields {
-    pub(crate) fn take(section: &mut Section) -> Self {
-        let present =
-            FIELDS.iter().filter_map(|(name, ..)| Some(((*name).to_owned(), section.take(name)?)));
-        Self(present.collect())
-    }
-
-    /// Every field is there and right; names are told as `path` and field.
-    pub(crate) fn check(&self, path: &str, problems: &mut Problems) {
-        for (name, right, what) in FIELDS {
-            match self.0.get(name) {
-                None => problems.push(format!("{path}{name} is missing")),
-                Some(value) if !right(value) => {
-                    problems.push(format!("{path}{name}: {value} is not {what}"));
-                }
-                Some(_) => {}
-            }
-        }
-        let minutes = |name| self.0.get(name).and_then(Value::as_i64);
-        if let (Some(wait), Some(window)) = (minutes(WAIT), minutes(WINDOW))
-            && wait < window
-        {
-            problems.push(format!("{path}{WAIT}: {wait} is below {WINDOW} {window}"));
-        }
-    }
+/// The reference's fields as the file's defaults. They belong to its policy: checked here, acted on there.
+pub(crate) fn defaults(mut section: Section, problems: &mut Problems) -> ReferenceConfig {
+    let path = section.name("");
+    let config = ReferenceConfig::from_json(&known(&mut section)).unwrap_or_else(|wrong| {
+        wrong.iter().for_each(|problem| problems.push(format!("{path}{problem}")));
+        ReferenceConfig::default()
+    });
+    section.end(problems);
+    config
 }
 
 /// Checks a VM's configuration annotation: its fields over the file's. Unknown fields are ignored, as users
 /// of the reference rely on.
-pub(crate) fn check_annotation(text: &str, default: &ReferenceFields) -> Result<(), Problems> {
+pub(crate) fn check_annotation(text: &str, default: &ReferenceConfig) -> Result<(), Problems> {
     let mut problems = Problems::default();
     match serde_json::from_str::<Value>(text) {
         Err(err) => problems.push(format!("not JSON: {err}")),
         Ok(value) => {
             let mut section = Section::root(value, &mut problems);
-            let mut fields = default.clone();
-            fields.0.extend(ReferenceFields::take(&mut section).0);
-            if problems.0.is_empty() {
-                fields.check("", &mut problems);
+            if let Err(wrong) = default.with(&known(&mut section)) {
+                wrong.iter().for_each(|problem| problems.push(problem.to_string()));
             }
         }
     }
     if problems.0.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+fn known(section: &mut Section) -> Map<String, Value> {
+    ReferenceConfig::fields()
+        .filter_map(|name| Some((name.to_owned(), section.take(name)?)))
+        .collect()
 }
 
 /// The numbers of the `headroom` policy, each of them optional.
@@ -130,7 +92,7 @@ pub(crate) fn headroom(section: Option<Section>, problems: &mut Problems) -> Hea
 mod tests {
     use super::*;
 
-    fn defaults() -> ReferenceFields {
+    fn shipped() -> ReferenceConfig {
         super::super::file::tests::shipped().defaults
     }
 
@@ -157,7 +119,7 @@ mod tests {
         ];
         for (text, expected) in table {
             let found =
-                check_annotation(text, &defaults()).err().map(|problems| problems.to_string());
+                check_annotation(text, &shipped()).err().map(|problems| problems.to_string());
             match (expected, found) {
                 (None, None) => {}
                 (Some(expected), Some(found)) => assert!(found.starts_with(expected), "{found}"),

@@ -1,0 +1,67 @@
+//! `simulate`: what the shipped brains decide, without a cluster.
+
+use std::io::{self, BufRead as _, Write as _};
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+use tests_simulation::goal;
+
+const EX_USAGE: u8 = 64;
+
+/// Shows what the shipped brains decide, without a cluster.
+#[derive(Debug, Parser)]
+struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Command {
+    /// Reads metrics, one JSON object a line, and prints the goal for each.
+    Goal {
+        /// Whose goal.
+        #[arg(long)]
+        policy: GoalPolicy,
+    },
+}
+
+/// The policies whose goal follows from one look at the metrics.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum GoalPolicy {
+    /// The reference's.
+    Reference,
+}
+
+fn main() -> ExitCode {
+    let args = match Args::try_parse() {
+        Ok(args) => args,
+        Err(err) => {
+            let _nobody_reads = err.print();
+            return if err.use_stderr() { ExitCode::from(EX_USAGE) } else { ExitCode::SUCCESS };
+        }
+    };
+    match run(args.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(err) => {
+            eprintln!("{err:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    let Command::Goal { policy: GoalPolicy::Reference } = command;
+    let (input, mut output) = (io::stdin().lock(), io::stdout().lock());
+    for line in input.lines() {
+        let line = line.context("read a line")?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        match writeln!(output, "{}", goal::answer(&line)) {
+            Err(err) if err.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            other => other.context("write an answer")?,
+        }
+    }
+    Ok(())
+}

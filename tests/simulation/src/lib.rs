@@ -1,0 +1,3 @@
+//! What the shipped brains decide, seen from outside: the parts of the program `simulate`.
+
+pub mod goal;
