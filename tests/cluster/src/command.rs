@@ -28,6 +28,7 @@ pub struct Run {
     program: OsString,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    removed: Vec<OsString>,
     dir: Option<PathBuf>,
     log: Option<PathBuf>,
     input: Option<Vec<u8>>,
@@ -41,6 +42,7 @@ impl Run {
             program: program.as_ref().into(),
             args: Vec::new(),
             env: Vec::new(),
+            removed: Vec::new(),
             dir: None,
             log: None,
             input: None,
@@ -66,6 +68,13 @@ impl Run {
     #[must_use]
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.env.push((name.as_ref().into(), value.as_ref().into()));
+        self
+    }
+
+    /// Does not pass these variables of the environment on.
+    #[must_use]
+    pub fn without(mut self, names: impl IntoIterator<Item = OsString>) -> Self {
+        self.removed.extend(names);
         self
     }
 
@@ -196,6 +205,9 @@ impl Run {
 
     fn spawn(&self, out: Stdio, errors: Stdio) -> Result<Child> {
         let mut command = Command::new(&self.program);
+        for name in &self.removed {
+            command.env_remove(name);
+        }
         command.args(&self.args).envs(self.env.iter().map(|(name, value)| (name, value)));
         // A group of its own: a stop reaches the whole tree, and Ctrl-C reaches this tool first.
         command.process_group(0).stdout(out).stderr(errors);
@@ -269,6 +281,14 @@ pub fn last_lines(text: &str, count: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn variables_are_passed_on_unless_removed() {
+        let name = "CARGO_PKG_NAME";
+        let told = |run: Run| run.output().unwrap().contains(name);
+        assert!(told(Run::new("env")));
+        assert!(!told(Run::new("env").without([name.into()])));
+    }
 
     #[test]
     fn output_is_returned_as_text() {

@@ -116,6 +116,18 @@ pub fn need_cargo() -> Result<()> {
     Ok(())
 }
 
+/// Cargo, as from a shell. `cargo run` tells its program about its package; some build scripts ask for that, so that
+/// they and all that depends on them would be built anew for each program and each clone.
+#[must_use]
+pub fn cargo() -> Run {
+    Run::new("cargo").without(std::env::vars_os().map(|(name, _)| name).filter(|name| {
+        let name = name.to_string_lossy();
+        ["CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"]
+            .iter()
+            .any(|start| name.starts_with(start))
+    }))
+}
+
 /// Makes sure that the toolchain compiles for a target. Rustup does this by itself only where automatic installation is on.
 pub fn ensure_target(step: &Step, repo: &Path, target: &str) -> Result<()> {
     need_cargo()?;
@@ -166,6 +178,17 @@ mod tests {
         assert_eq!(go_version("go1.27-devel_abc"), Some((1, 27)));
         assert_eq!(go_version("gibberish"), None);
         assert!((1, 9) < GO && (1, 27) > GO);
+    }
+
+    #[test]
+    fn cargo_hears_nothing_of_the_package_that_calls_it() {
+        assert!(std::env::var_os("CARGO_PKG_NAME").is_some(), "cargo has set it for this test");
+        let shown = format!("{:?}", cargo());
+        assert!(
+            shown.contains("CARGO_PKG_NAME") && shown.contains("CARGO_MANIFEST_DIR"),
+            "{shown}"
+        );
+        assert!(!shown.contains("CARGO_HOME"), "{shown}");
     }
 
     #[test]

@@ -85,7 +85,7 @@ fn programs(
         if place == Place::Guest {
             tools::ensure_target(step, repo, GUEST_TARGET)?;
         }
-        Run::new("cargo")
+        tools::cargo()
             .args(args)
             .args(profile(place))
             .env("CARGO_TARGET_DIR", target)
@@ -151,7 +151,7 @@ fn make_fresh(target: &Path, repo: &Path) -> Result<()> {
 fn vsock_backend(cache: &Cache, progress: &Progress) -> Result<PathBuf> {
     let key = Key::new().text(VSOCK_BACKEND).text(VSOCK_BACKEND_VERSION).finish();
     let place = cache.ensure(progress, VSOCK_BACKEND, &key, |out, step| {
-        Run::new("cargo")
+        tools::cargo()
             .args([
                 "install",
                 "--locked",

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use clap::Parser;
 use tests_cluster::cache::{Cache, repo_root};
-use tests_cluster::command::Run;
 use tests_cluster::options::NodeSize;
 use tests_cluster::progress::Progress;
 use tests_cluster::scenarios::{self, Needs, Scenario};
@@ -72,7 +71,7 @@ fn properties(progress: &Progress, cases: u32) -> Result<Part> {
     let root = repo_root()?;
     let result = progress.step("properties", |step| {
         let packages = PROPERTIES.iter().flat_map(|name| ["--package", name]);
-        let result = Run::new("cargo")
+        let result = tools::cargo()
             .args(["test", "--no-fail-fast"])
             .args(packages)
             .env("PROPTEST_CASES", cases.to_string())

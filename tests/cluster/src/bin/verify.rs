@@ -63,7 +63,7 @@ fn run(args: &Args, parts: &mut Vec<Part>) -> Result<()> {
 }
 
 fn cargo(root: &Path, words: &[&str]) -> Run {
-    Run::new("cargo").args(words).dir(root).deadline(BUILD)
+    tools::cargo().args(words).dir(root).deadline(BUILD)
 }
 
 fn check(progress: &Progress, parts: &mut Vec<Part>, root: &Path, name: &str, words: &[&str]) {
