@@ -21,6 +21,7 @@ struct Guest {
     vm: Bytes,
     plug_at: Option<(Moment, Bytes)>,
     plug_takes: Duration,
+    kernel_free: Bytes,
     cpu_milli: u64,
     quota: MilliCpu,
     cpu_usec: u64,
@@ -38,6 +39,7 @@ impl Guest {
             vm,
             plug_at: None,
             plug_takes: Duration::from_millis(250),
+            kernel_free: mib(60),
             cpu_milli: 0,
             quota: MilliCpu(1000),
             cpu_usec: 0,
@@ -119,7 +121,7 @@ impl Guest {
                 let zones = Zones {
                     present: self.vm,
                     managed: self.managed(),
-                    kernel_free: mib(60),
+                    kernel_free: self.kernel_free,
                     kernel_low: mib(4),
                     ..Zones::default()
                 };
@@ -134,6 +136,17 @@ impl Guest {
             }
         }
     }
+}
+
+/// What is plugged may be of no use to the kernel's own zones: they stay short, however large the VM becomes.
+#[test]
+fn a_kernel_that_plugging_does_not_help_asks_once() {
+    let mut guest = Guest::new(mib(1024), Tuning::default());
+    guest.kernel_free = mib(2);
+    guest.run(Duration::from_secs(120), |_| mib(300));
+    let reasons: Vec<_> = guest.asks.iter().map(|(_, ask)| ask.reason).collect();
+    assert!(reasons.iter().all(|reason| *reason == AskReason::KernelMemory), "{reasons:?}");
+    assert!(!reasons.is_empty() && guest.vm <= mib(1024 + 256), "{} after {reasons:?}", guest.vm);
 }
 
 #[test]

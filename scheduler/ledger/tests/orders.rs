@@ -4,22 +4,9 @@ mod support;
 
 use std::time::Duration;
 
-use scheduler_ledger::{Answer, Event, ResizeResult, Seal};
+use scheduler_ledger::{Event, ResizeResult};
 use scheduler_protocol::Outcome;
-use support::{Done, World, amount, cost, node, ordinary, size};
-
-fn permit(done: &Done) -> (Outcome, Seal, &str) {
-    match done {
-        Done::Answer(_, Answer::Permit { outcome, seal, reason, .. }) => (*outcome, *seal, reason),
-        other => panic!("not a permit: {other:?}"),
-    }
-}
-
-fn world() -> World {
-    let mut world = World::new(&[node("n1", 8000, 16), node("n2", 8000, 16)]);
-    world.running("a", "n1", size(1000, 2));
-    world
-}
+use support::{Done, World, amount, cost, node, ordinary, permit, size, world};
 
 #[test]
 fn a_shrink_that_may_still_arrive_is_waited_for_before_a_grant() {

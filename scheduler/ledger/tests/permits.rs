@@ -7,26 +7,15 @@ use std::time::Duration;
 use guest_units::{MilliCpu, Size};
 use scheduler_ledger::{Answer, Event, PodKind, ResizeResult, Seal};
 use scheduler_protocol::{Outcome, RefusalCode};
-use support::{Done, World, amount, cost, node, ordinary, reference, runner, size, vm};
-
-fn permit(done: &Done) -> (Outcome, Seal, &str) {
-    match done {
-        Done::Answer(_, Answer::Permit { outcome, seal, reason, .. }) => (*outcome, *seal, reason),
-        other => panic!("not a permit: {other:?}"),
-    }
-}
+use support::{
+    Done, World, amount, cost, node, ordinary, permit, reference, runner, size, vm, world,
+};
 
 fn refused(done: &Done) -> (RefusalCode, Option<u64>) {
     match done {
         Done::Answer(_, Answer::Refused { code, newest, .. }) => (*code, *newest),
         other => panic!("not refused: {other:?}"),
     }
-}
-
-fn world() -> World {
-    let mut world = World::new(&[node("n1", 8000, 16), node("n2", 8000, 16)]);
-    world.running("a", "n1", size(1000, 2));
-    world
 }
 
 #[test]

@@ -14,7 +14,7 @@ use scheduler_ledger::{
     Action, Amount, Answer, Asked, DEFAULT_OVERHEAD, Event, Ledger, NodeFacts, Notice, Pending,
     PodFacts, PodKind, Price, ResizeResult, RunnerFacts, Seal, Settings, Ticket, VmFacts,
 };
-use scheduler_protocol::ObjectRef;
+use scheduler_protocol::{ObjectRef, Outcome};
 
 pub const MIB: u64 = 1 << 20;
 
@@ -25,6 +25,21 @@ pub fn size(cpu: u32, gib: u64) -> Size {
 
 pub fn amount(cpu_millis: u64, mib: u64) -> Amount {
     Amount { cpu_millis, memory_bytes: mib * MIB }
+}
+
+/// Two nodes, and a small VM on one of them.
+pub fn world() -> World {
+    let mut world = World::new(&[node("n1", 8000, 16), node("n2", 8000, 16)]);
+    world.running("a", "n1", size(1000, 2));
+    world
+}
+
+/// What a permit says.
+pub fn permit(done: &Done) -> (Outcome, Seal, &str) {
+    match done {
+        Done::Answer(_, Answer::Permit { outcome, seal, reason, .. }) => (*outcome, *seal, reason),
+        other => panic!("not a permit: {other:?}"),
+    }
 }
 
 /// What a VM of this size requests.
