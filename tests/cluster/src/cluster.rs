@@ -106,7 +106,9 @@ impl Cluster {
 
     /// A kubectl command, to be completed and run.
     pub fn kubectl_run<T: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = T>) -> Run {
-        Run::new(self.program("kubectl")).env("KUBECONFIG", self.kubeconfig()).args(args)
+        let (mark, ours) = process::mark(&self.layout);
+        let kubectl = Run::new(self.program("kubectl")).env(mark, ours);
+        kubectl.env("KUBECONFIG", self.kubeconfig()).args(args)
     }
 
     /// Runs kubectl and returns what it prints.

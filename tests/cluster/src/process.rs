@@ -209,9 +209,17 @@ pub fn check_all(layout: &Layout) -> Result<()> {
     Ok(())
 }
 
-/// All processes that carry the cluster's mark: its components and what these started, containers excepted.
+/// The variable by which a process of the cluster is found again, whatever became of who started it.
+#[must_use]
+pub fn mark(layout: &Layout) -> (&'static str, String) {
+    (MARK, layout.state().display().to_string())
+}
+
+/// All processes that carry the cluster's mark: its components and what these started, containers excepted, and commands
+/// of this tool that outlived it.
 pub fn marked(layout: &Layout) -> Result<Vec<Process>> {
-    let mark = format!("{MARK}={}", layout.state().display());
+    let (name, value) = mark(layout);
+    let mark = format!("{name}={value}");
     let mut found = Vec::new();
     for pid in pids()? {
         let Some(process) = Process::of(pid) else { continue };

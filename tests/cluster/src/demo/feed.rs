@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::recording::At;
 use crate::cluster::Cluster;
 use crate::interrupt;
+use crate::process;
 
 /// Before a stream that ended is begun again.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -23,7 +24,9 @@ const POLL: Duration = Duration::from_millis(50);
 /// A kubectl command for a child that lives long. In a process group of its own: Ctrl-C is for this program.
 pub(super) fn kubectl(cluster: &Cluster, words: &[&str]) -> Command {
     let mut command = Command::new(cluster.program("kubectl"));
-    command.env("KUBECONFIG", cluster.kubeconfig()).args(words).process_group(0);
+    let (mark, ours) = process::mark(cluster.layout());
+    command.env(mark, ours).env("KUBECONFIG", cluster.kubeconfig());
+    command.args(words).process_group(0);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     command
 }
