@@ -105,6 +105,11 @@ impl Cpu {
         &self.view
     }
 
+    /// No limit is remembered.
+    pub(crate) fn settled(&self, now: Moment) -> bool {
+        self.saturated_since.is_none() && self.lesson.is_none_or(|lesson| !lesson.holds(now))
+    }
+
     /// How long it has been at its limit.
     pub(crate) fn saturated_for(&self, now: Moment) -> Option<Duration> {
         self.saturated_since.map(|since| now.since(since))

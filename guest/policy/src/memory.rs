@@ -128,6 +128,11 @@ impl Memory {
         &self.view
     }
 
+    /// Neither growth nor a missing page cache is remembered.
+    pub(crate) fn settled(&self) -> bool {
+        self.slope.is_zero() && self.cache_missed_at.is_none() && self.pressed_since.is_none()
+    }
+
     /// How long threads have been waiting for memory that is not there.
     pub(crate) fn pressed_for(&self, now: Moment) -> Option<Duration> {
         self.pressed_since.map(|since| now.since(since))

@@ -148,6 +148,12 @@ impl Policy {
         }
     }
 
+    /// Nothing of the past counts any more: as long as the readings stay, so does what is said.
+    #[must_use]
+    pub fn settled(&self, now: Moment) -> bool {
+        self.cpu.settled(now) && self.memory.settled()
+    }
+
     fn measured(&self) -> bool {
         !self.memory.view().total.is_zero()
     }

@@ -31,14 +31,10 @@ impl<T: Copy> Window<T> {
 
     /// The newest value that is at least `span` old; without one the oldest. With its age, never 0.
     pub(crate) fn before(&self, now: Moment, span: Duration) -> Option<(Duration, T)> {
-        let aged = |(at, value): &(Moment, T)| (now.since(*at), *value);
-        self.values
-            .iter()
-            .rev()
-            .map(aged)
-            .find(|(age, _)| *age >= span)
-            .or_else(|| self.values.front().map(aged))
-            .filter(|(age, _)| !age.is_zero())
+        let old_enough = self.values.partition_point(|(at, _)| now.since(*at) >= span);
+        let (at, value) = self.values.get(old_enough.saturating_sub(1))?;
+        let age = now.since(*at);
+        (!age.is_zero()).then_some((age, *value))
     }
 
     /// All values, oldest first.
@@ -54,6 +50,10 @@ impl<T: Copy> Window<T> {
 /// A difference as a rate per second.
 pub(crate) fn per_second(difference: u64, span: Duration) -> u64 {
     let micros = span.as_micros().max(1);
+    // Nearly always narrow enough for the machine's own division.
+    if let (Some(wide), Ok(micros)) = (difference.checked_mul(1_000_000), u64::try_from(micros)) {
+        return wide / micros;
+    }
     u64::try_from(u128::from(difference) * 1_000_000 / micros).unwrap_or(u64::MAX)
 }
 

@@ -41,12 +41,14 @@ impl Bytes {
     }
 
     /// The plain number.
+    #[inline]
     #[must_use]
     pub const fn get(self) -> u64 {
         self.0
     }
 
     /// Whether it is nothing.
+    #[inline]
     #[must_use]
     pub const fn is_zero(self) -> bool {
         self.0 == 0
@@ -80,12 +82,14 @@ impl Bytes {
     }
 
     /// The sum, at most the largest amount.
+    #[inline]
     #[must_use]
     pub const fn saturating_add(self, other: Self) -> Self {
         Self(self.0.saturating_add(other.0))
     }
 
     /// The difference, at least zero.
+    #[inline]
     #[must_use]
     pub const fn saturating_sub(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
@@ -99,6 +103,7 @@ impl Bytes {
 
     /// This times `numerator / denominator`, rounded down, at most the largest amount. A denominator
     /// of zero counts as one.
+    #[inline]
     #[must_use]
     pub fn times(self, numerator: u64, denominator: u64) -> Self {
         let product = u128::from(self.0) * u128::from(numerator) / u128::from(denominator.max(1));

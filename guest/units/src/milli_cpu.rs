@@ -25,18 +25,21 @@ impl MilliCpu {
     }
 
     /// The number of whole CPUs that it needs: what QEMU and the guest see.
+    #[inline]
     #[must_use]
     pub const fn whole_up(self) -> u32 {
         self.0.div_ceil(1000)
     }
 
     /// The plain number of thousandths.
+    #[inline]
     #[must_use]
     pub const fn get(self) -> u32 {
         self.0
     }
 
     /// Whether it is nothing.
+    #[inline]
     #[must_use]
     pub const fn is_zero(self) -> bool {
         self.0 == 0
@@ -61,12 +64,14 @@ impl MilliCpu {
     }
 
     /// The sum, at most the largest amount.
+    #[inline]
     #[must_use]
     pub const fn saturating_add(self, other: Self) -> Self {
         Self(self.0.saturating_add(other.0))
     }
 
     /// The difference, at least zero.
+    #[inline]
     #[must_use]
     pub const fn saturating_sub(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))

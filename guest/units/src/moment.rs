@@ -18,24 +18,28 @@ impl Moment {
     pub const ZERO: Self = Self(Duration::ZERO);
 
     /// So many milliseconds after the origin.
+    #[inline]
     #[must_use]
     pub const fn from_millis(millis: u64) -> Self {
         Self(Duration::from_millis(millis))
     }
 
     /// So many seconds after the origin.
+    #[inline]
     #[must_use]
     pub const fn from_secs(secs: u64) -> Self {
         Self(Duration::from_secs(secs))
     }
 
     /// This much earlier; the origin when that lies before it.
+    #[inline]
     #[must_use]
     pub const fn earlier(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(span))
     }
 
     /// The time that has passed since `earlier`; zero when that is later.
+    #[inline]
     #[must_use]
     pub const fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
@@ -46,12 +50,14 @@ impl Add<Duration> for Moment {
     type Output = Self;
 
     /// This much later; the last moment when that does not fit.
+    #[inline]
     fn add(self, span: Duration) -> Self {
         Self(self.0.saturating_add(span))
     }
 }
 
 impl AddAssign<Duration> for Moment {
+    #[inline]
     fn add_assign(&mut self, span: Duration) {
         *self = *self + span;
     }

@@ -31,12 +31,14 @@ impl Size {
     }
 
     /// The smaller of each.
+    #[inline]
     #[must_use]
     pub fn min(self, other: Self) -> Self {
         Self { cpu: self.cpu.min(other.cpu), memory: self.memory.min(other.memory) }
     }
 
     /// The larger of each.
+    #[inline]
     #[must_use]
     pub fn max(self, other: Self) -> Self {
         Self { cpu: self.cpu.max(other.cpu), memory: self.memory.max(other.memory) }
@@ -49,12 +51,14 @@ impl Size {
     }
 
     /// Whether neither CPU nor memory is more than the other's.
+    #[inline]
     #[must_use]
     pub fn fits_in(self, other: Self) -> bool {
         self.cpu <= other.cpu && self.memory <= other.memory
     }
 
     /// Each difference, at least zero.
+    #[inline]
     #[must_use]
     pub const fn saturating_sub(self, other: Self) -> Self {
         Self {
@@ -64,6 +68,7 @@ impl Size {
     }
 
     /// Each sum, at most the largest amount.
+    #[inline]
     #[must_use]
     pub const fn saturating_add(self, other: Self) -> Self {
         Self {

@@ -84,6 +84,13 @@ pub enum Outcome {
     Overtaken,
 }
 
+impl Outcome {
+    /// A counterparty has said no, or not all of it.
+    fn is_refusal(&self) -> bool {
+        matches!(self, Self::Partial { .. } | Self::Denied { .. } | Self::Vetoed { .. })
+    }
+}
+
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -160,7 +167,10 @@ impl Ring {
                 last.attempts = last.attempts.saturating_add(1);
                 last.generation = decision.generation;
                 last.inputs = decision.inputs;
-                last.outcome = decision.outcome;
+                // Why it is not so stays on record while the same is tried again.
+                if !last.outcome.is_refusal() {
+                    last.outcome = decision.outcome;
+                }
                 return;
             }
             if matches!(last.outcome, Outcome::Agreed | Outcome::Granted | Outcome::Failed(_)) {

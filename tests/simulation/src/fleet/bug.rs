@@ -1,0 +1,32 @@
+//! Deliberate bugs, for tests alone: what the search must find, or it is no search.
+
+/// A part that does wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Bug {
+    /// The agent takes a late answer of the scheduler for the one it waits for.
+    AgentTakesAnyAnswer,
+    /// The agent takes a veto for consent.
+    AgentForgetsVeto,
+    /// The operator orders whatever the spec asks for.
+    OperatorIgnoresGate,
+    /// The runner carries out orders that are older than others it has seen.
+    RunnerTakesOldOrders,
+    /// The runner takes memory although the guest refuses.
+    RunnerIgnoresVeto,
+    /// The extender tells the ledger that kubelet has allocated whatever was ordered.
+    ExtenderBelievesOrders,
+    /// The extender keeps its epoch when it starts again.
+    ExtenderKeepsEpoch,
+    /// After a relist the extender forgets what is gone, and says that pods are which are not.
+    ExtenderForgetsPods,
+    /// Permit requests that arrive while another is open are dropped without an answer.
+    ExtenderDropsRequests,
+    /// The operator deletes the pod of a VM whose runner it cannot reach.
+    OperatorKillsUnreachable,
+    /// An agent lets a guest's word through unbounded and unlimited.
+    AgentBelievesGuest,
+    /// After a restart the operator does not follow the runners.
+    OperatorForgetsRunners,
+    /// The agent grows a VM above its maximum where the guest asks for it.
+    AgentIgnoresMaximum,
+}

@@ -1,0 +1,259 @@
+//! Faults as they begin and end, parts that die and start again, and what comes and goes without any fault.
+
+use std::time::Duration;
+
+use guest_protocol::Sample;
+use guest_units::{Bytes, MilliCpu, Moment, Size};
+use rand::RngExt as _;
+use scheduler_ledger::Amount;
+
+use super::fault::{Extent, Fault, Kind, plan};
+use super::guest::Manner;
+use super::message::{Happening, Part};
+use super::object::{Owner, VmId};
+use super::runner::Trouble;
+use super::world::{Machine, World};
+use crate::random::random;
+
+/// Part of the seed.
+const PLAN: u64 = 4;
+/// Pods of a silent node are asked to go after so long.
+const EVICT_AFTER: Duration = Duration::from_secs(40);
+
+impl Machine {
+    /// What the guest says instead of what its policy found.
+    pub(crate) fn pretend(&self, sample: Sample, now: Moment) -> Sample {
+        match self.guest.manner {
+            Manner::Lying(by) => {
+                let turn = u64::try_from(now.0.as_millis()).unwrap_or(0) ^ by;
+                let demand = match turn % 4 {
+                    0 => Size::new(MilliCpu::ZERO, Bytes::ZERO),
+                    1 => Size::new(MilliCpu(u32::MAX), Bytes(u64::MAX)),
+                    2 => Size::new(MilliCpu(1), Bytes(u64::MAX)),
+                    _ => sample.demand,
+                };
+                Sample { demand, ..sample }
+            }
+            _ if self.old => Sample { signals: guest_protocol::Signals::default(), ..sample },
+            _ => sample,
+        }
+    }
+}
+
+impl World {
+    /// Draws the plan of faults. Of it only those in `only` happen, if given.
+    pub fn plan_faults(&mut self, until: Duration, only: Option<&[usize]>) {
+        let extent = Extent { nodes: self.node_count(), vms: self.vm_count(), until };
+        let all = plan(&mut random(self.settings.seed, PLAN), extent);
+        let kept = |index: &usize| only.is_none_or(|only| only.contains(index));
+        self.plan = all
+            .into_iter()
+            .enumerate()
+            .filter(|(index, _)| kept(index))
+            .map(|(_, fault)| fault)
+            .collect();
+        self.churns = true;
+    }
+
+    /// The plan.
+    #[must_use]
+    pub fn faults(&self) -> &[Fault] {
+        &self.plan
+    }
+
+    /// A deliberate bug, for tests.
+    pub fn with_bug(&mut self, bug: super::Bug) {
+        self.bug = Some(bug);
+    }
+
+    /// All must be at rest by then.
+    pub fn rest_at(&mut self, at: Moment) {
+        self.queue.push(at, Happening::Rest);
+    }
+
+    /// A fault begins or ends.
+    pub(crate) fn fault(&mut self, index: usize, begins: bool) {
+        let Fault { at, lasts, kind } = self.plan[index];
+        if self.settings.trace {
+            let word = if begins { "begins" } else { "ends" };
+            self.note(format!("fault {index} {word}: {kind:?}"));
+        }
+        if begins {
+            self.faults.active.push((index, kind));
+        } else {
+            self.faults.active.retain(|(active, _)| *active != index);
+        }
+        match kind {
+            Kind::Crash(part) if begins => self.crash_for(part, lasts),
+            Kind::CrashAt(part, way) => self.faults.trap = begins.then_some((way, part)),
+            Kind::NodeLoss(node) if begins => self.crash_for(Part::Node(node), lasts),
+            Kind::StaleWatch(watcher) if begins => {
+                self.watches.entry(watcher).or_default().stalled = at + lasts;
+            }
+            Kind::Relist(watcher) if begins => self.watch_breaks(watcher),
+            Kind::Partial(vm) => self.trouble(vm, |it| it.partial = begins),
+            Kind::Busy(vm) => self.trouble(vm, |it| it.busy = begins),
+            Kind::Silent(vm) => self.behave(vm, begins, Manner::Silent),
+            Kind::Lying(vm) => {
+                let by = u64::try_from(at.0.as_millis()).unwrap_or(0);
+                self.behave(vm, begins, Manner::Lying(by));
+            }
+            Kind::Flooding(vm) => self.behave(vm, begins, Manner::Flooding),
+            Kind::Clock(node) if begins => {
+                let back = at.0.as_millis().is_multiple_of(2);
+                let jump = i64::try_from(lasts.as_millis()).unwrap_or(0) * 1000;
+                self.nodes[node as usize].clock_ms += if back { -jump } else { jump };
+                self.crash(Part::Agent(node));
+            }
+            Kind::Skew(vm) => {
+                self.vms[vm as usize].old = begins;
+                self.crash(Part::Monitor(vm));
+            }
+            _ => {}
+        }
+    }
+
+    fn trouble(&mut self, vm: VmId, change: impl FnOnce(&mut Trouble)) {
+        if let Some(runner) = &mut self.vms[vm as usize].runner {
+            change(&mut runner.trouble);
+        }
+    }
+
+    fn behave(&mut self, vm: VmId, begins: bool, manner: Manner) {
+        let manner = if begins { manner } else { Manner::Honest };
+        self.vms[vm as usize].guest.manner = manner;
+        self.vms[vm as usize].guest.changed(self.now);
+        self.look_soon(vm);
+    }
+
+    /// A part dies, and starts again as soon as such a part does.
+    pub(crate) fn crash(&mut self, part: Part) {
+        let soon = self.events % 3000;
+        self.crash_for(part, Duration::from_millis(soon));
+    }
+
+    fn crash_for(&mut self, part: Part, lasts: Duration) {
+        if self.settings.trace {
+            self.note(format!("{part:?} dies"));
+        }
+        let at_least = match part {
+            Part::Agent(node) => {
+                if !self.nodes[node as usize].agent_up {
+                    return;
+                }
+                self.agent_dies(node);
+                Duration::from_secs(1)
+            }
+            Part::Operator if self.operator.up => {
+                self.operator_dies();
+                Duration::from_secs(2)
+            }
+            Part::Extender if self.extender.up => {
+                self.extender_dies();
+                // The lease of the one before has to run out.
+                Duration::from_secs(6)
+            }
+            Part::Monitor(vm) if self.vms[vm as usize].guest.monitor => {
+                self.vms[vm as usize].guest.monitor = false;
+                self.disconnect(vm);
+                Duration::from_millis(300)
+            }
+            Part::Runner(vm) => {
+                if let Some(pod) = self.vms[vm as usize].runner.as_ref().map(|runner| runner.pod) {
+                    self.pod_fails(pod);
+                }
+                return;
+            }
+            Part::Node(node) if self.nodes[node as usize].up => {
+                self.node_dies(node);
+                self.queue.push(self.now + EVICT_AFTER, Happening::Evict(node));
+                Duration::from_secs(20)
+            }
+            _ => return,
+        };
+        self.queue.push(self.now + lasts.max(at_least), Happening::Restart(part));
+    }
+
+    /// A part starts again.
+    pub(crate) fn restart(&mut self, part: Part) {
+        if self.settings.trace {
+            self.note(format!("{part:?} starts"));
+        }
+        match part {
+            Part::Agent(node) => {
+                let at = &self.nodes[node as usize];
+                if at.up && !at.agent_up {
+                    self.agent_starts(node);
+                }
+            }
+            Part::Operator => self.operator_starts(),
+            Part::Extender => self.extender_starts(),
+            Part::Monitor(vm) => {
+                let now = self.now;
+                let guest = &mut self.vms[vm as usize].guest;
+                guest.monitor = true;
+                guest.restart_monitor(now);
+                self.look_soon(vm);
+            }
+            Part::Runner(_) => {}
+            Part::Node(node) => self.node_starts(node),
+            Part::AgentWatch(_) | Part::OperatorWatch | Part::ExtenderWatch => {
+                self.watch_again(part);
+            }
+        }
+    }
+
+    fn watch_again(&mut self, part: Part) {
+        use super::message::{Link, Watcher};
+        let watcher = match part {
+            Part::AgentWatch(node) => Watcher::Agent(node),
+            Part::OperatorWatch => Watcher::Operator,
+            _ => Watcher::Extender,
+        };
+        if self.faults.cut(Link::Watch(watcher)) {
+            self.queue.push(self.now + Duration::from_secs(1), Happening::Restart(part));
+            return;
+        }
+        let up = match watcher {
+            Watcher::Agent(node) => self.nodes[node as usize].agent_up,
+            Watcher::Operator => self.operator.up,
+            Watcher::Extender => self.extender.up,
+        };
+        if up {
+            self.relist(watcher);
+        }
+    }
+
+    /// Ordinary pods come and go; rarely a VM goes, or its spec is edited.
+    pub(crate) fn churn(&mut self) {
+        let pause = self.churn.random_range(2_000..60_000);
+        self.queue.push(self.now + Duration::from_millis(pause), Happening::Churn);
+        let node = self.churn.random_range(0..self.node_count());
+        let others: Vec<u32> = self.nodes[node as usize]
+            .pods
+            .iter()
+            .copied()
+            .filter(|pod| self.pods[*pod as usize].owner == Owner::Nobody)
+            .collect();
+        if !others.is_empty() && self.churn.random_bool(0.5) {
+            let index = self.churn.random_range(0..others.len());
+            self.delete_pod(others[index]);
+            return;
+        }
+        let requests = Amount {
+            cpu_millis: self.churn.random_range(50..2_000),
+            memory_bytes: self.churn.random_range(64..3_072) << 20,
+        };
+        let room = self.nodes[node as usize].allocatable;
+        let up = self.nodes[node as usize].up;
+        if up && (self.counted_late(node) + requests).fits_in(room) {
+            let pod = self.new_pod(Owner::Nobody, requests);
+            let object = &mut self.pods[pod as usize];
+            (object.created, object.node) = (true, Some(node));
+            self.nodes[node as usize].pods.push(pod);
+            self.pod_changed(pod);
+            let late = self.draw_span(Duration::from_millis(80));
+            self.queue.push(self.now + late, Happening::Kubelet(pod));
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! What goes wrong, when, and for how long: a plan that follows from the seed alone.
+//!
+//! To add a kind: a variant of [`Kind`], a line in `Kind::draw`, and what it does in `World::fault`, or in [`Faults::fate`] if it
+//! concerns messages.
+
+use std::time::Duration;
+
+use guest_units::Moment;
+use rand::RngExt as _;
+
+use super::message::{Link, Part, Watcher};
+use crate::random::Random;
+
+/// Links of a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// Guest and agent.
+    Vsock,
+    /// Agent and extender.
+    Permit,
+    /// Agent and API server.
+    AgentApi,
+    /// API server to who watches.
+    Watch,
+    /// Operator and runner.
+    Runner,
+    /// Operator and API server.
+    OperatorApi,
+    /// Extender and API server.
+    ExtenderApi,
+}
+
+const WAYS: [Way; 7] = [
+    Way::Vsock,
+    Way::Permit,
+    Way::AgentApi,
+    Way::Watch,
+    Way::Runner,
+    Way::OperatorApi,
+    Way::ExtenderApi,
+];
+
+impl Link {
+    /// Its kind.
+    #[must_use]
+    pub fn way(self) -> Way {
+        match self {
+            Self::Vsock(_) => Way::Vsock,
+            Self::Permit(_) => Way::Permit,
+            Self::AgentApi(_) => Way::AgentApi,
+            Self::Watch(_) => Way::Watch,
+            Self::Runner(_) => Way::Runner,
+            Self::OperatorApi => Way::OperatorApi,
+            Self::ExtenderApi => Way::ExtenderApi,
+        }
+    }
+}
+
+/// What goes wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Messages are lost.
+    Drop(Way),
+    /// Messages are late.
+    Delay(Way),
+    /// Messages arrive a second time, later.
+    Duplicate(Way),
+    /// Messages overtake each other.
+    Reorder(Way),
+    /// Nothing gets through on one link.
+    Cut(Link),
+    /// Nobody reaches the API server.
+    ApiDown,
+    /// A part dies, and starts again.
+    Crash(Part),
+    /// A part dies around the next message of a kind.
+    CrashAt(Part, Way),
+    /// A watch shows nothing for a while, then everything in its order.
+    StaleWatch(Watcher),
+    /// A watch breaks off and starts with a new list.
+    Relist(Watcher),
+    /// Writes meet another version of the object.
+    Conflict,
+    /// Plugging and unplugging succeed in part.
+    Partial(u32),
+    /// No memory can be unplugged.
+    Busy(u32),
+    /// A guest's monitor hangs.
+    Silent(u32),
+    /// A guest says what is not so.
+    Lying(u32),
+    /// A guest asks all the time.
+    Flooding(u32),
+    /// A node loses its power.
+    NodeLoss(u32),
+    /// The clock on a node's wall jumps, and its agent starts again.
+    Clock(u32),
+    /// A guest's monitor is replaced by one of the version before: it says less.
+    Skew(u32),
+}
+
+/// A fault of the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fault {
+    /// When it begins.
+    pub at: Moment,
+    /// Until it is over.
+    pub lasts: Duration,
+    /// What.
+    pub kind: Kind,
+}
+
+/// How large the world is that faults happen in.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Extent {
+    pub(crate) nodes: u32,
+    pub(crate) vms: u32,
+    /// Faults begin before this.
+    pub(crate) until: Duration,
+}
+
+impl Kind {
+    fn draw(random: &mut Random, extent: Extent) -> Self {
+        let node = random.random_range(0..extent.nodes);
+        let vm = random.random_range(0..extent.vms);
+        let way = WAYS[random.random_range(0..WAYS.len())];
+        let watcher = match random.random_range(0..3) {
+            0 => Watcher::Operator,
+            1 => Watcher::Extender,
+            _ => Watcher::Agent(node),
+        };
+        let part = match random.random_range(0..5) {
+            0 => Part::Operator,
+            1 => Part::Extender,
+            2 => Part::Monitor(vm),
+            3 => Part::Runner(vm),
+            _ => Part::Agent(node),
+        };
+        let cut = match random.random_range(0..6) {
+            0 => Link::Vsock(node),
+            1 => Link::Permit(node),
+            2 => Link::AgentApi(node),
+            3 => Link::Runner(node),
+            4 => Link::OperatorApi,
+            _ => Link::ExtenderApi,
+        };
+        match random.random_range(0..23) {
+            0 | 1 => Self::Drop(way),
+            2 => Self::Delay(way),
+            3 => Self::Duplicate(way),
+            4 => Self::Reorder(way),
+            5 | 6 => Self::Cut(cut),
+            7 => Self::ApiDown,
+            8 | 9 => Self::Crash(part),
+            10..=12 => Self::CrashAt(part, way),
+            13 => Self::StaleWatch(watcher),
+            14 => Self::Relist(watcher),
+            15 => Self::Conflict,
+            16 => Self::Partial(vm),
+            17 => Self::Busy(vm),
+            18 => Self::Silent(vm),
+            19 => Self::Lying(vm),
+            20 => Self::Flooding(vm),
+            21 => Self::NodeLoss(node),
+            _ if random.random_bool(0.5) => Self::Clock(node),
+            _ => Self::Skew(vm),
+        }
+    }
+}
+
+/// The plan of a seed: five to fourteen faults.
+pub(crate) fn plan(random: &mut Random, extent: Extent) -> Vec<Fault> {
+    let count = random.random_range(5..15);
+    let millis = u64::try_from(extent.until.as_millis()).unwrap_or(u64::MAX);
+    let mut plan: Vec<Fault> = (0..count)
+        .map(|_| {
+            let at = Moment::from_millis(random.random_range(20_000..millis));
+            let lasts = match random.random_range(0..3) {
+                0 => random.random_range(200..5_000),
+                1 => random.random_range(5_000..60_000),
+                _ => random.random_range(60_000..300_000),
+            };
+            let lasts = Duration::from_millis(lasts);
+            Fault { at, lasts, kind: Kind::draw(random, extent) }
+        })
+        .collect();
+    plan.sort_by_key(|fault| fault.at);
+    plan
+}
+
+/// What becomes of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    Arrives,
+    Late(Duration),
+    Twice(Duration),
+    Lost,
+}
+
+/// The faults that go on.
+#[derive(Debug, Default)]
+pub(crate) struct Faults {
+    pub(crate) active: Vec<(usize, Kind)>,
+    /// A part that dies around the next message of a kind.
+    pub(crate) trap: Option<(Way, Part)>,
+    chance: Option<Random>,
+}
+
+impl Faults {
+    pub(crate) fn new(chance: Random) -> Self {
+        Self { active: Vec::new(), trap: None, chance: Some(chance) }
+    }
+
+    fn draw(&mut self, range: std::ops::Range<u64>) -> u64 {
+        self.chance.as_mut().map_or(range.start, |chance| chance.random_range(range))
+    }
+
+    /// Nothing gets through.
+    pub(crate) fn cut(&self, link: Link) -> bool {
+        let api = matches!(
+            link.way(),
+            Way::AgentApi | Way::OperatorApi | Way::ExtenderApi | Way::Watch
+        );
+        self.active.iter().any(|(_, kind)| match kind {
+            Kind::Cut(cut) => *cut == link,
+            Kind::ApiDown => api,
+            _ => false,
+        })
+    }
+
+    /// A write meets another version.
+    pub(crate) fn conflict(&mut self) -> bool {
+        let conflicts = self.active.iter().any(|(_, kind)| *kind == Kind::Conflict);
+        conflicts && self.draw(0..2) == 0
+    }
+
+    /// What becomes of a message.
+    pub(crate) fn fate(&mut self, link: Link) -> Fate {
+        if self.active.is_empty() {
+            return Fate::Arrives;
+        }
+        if self.cut(link) {
+            return Fate::Lost;
+        }
+        let way = link.way();
+        for index in 0..self.active.len() {
+            let (_, kind) = self.active[index];
+            let fate = match kind {
+                Kind::Drop(it) if it == way && self.draw(0..10) < 3 => Fate::Lost,
+                Kind::Delay(it) if it == way => Fate::Late(self.millis(100..4_000)),
+                Kind::Reorder(it) if it == way && self.draw(0..2) == 0 => {
+                    Fate::Late(self.millis(0..2_000))
+                }
+                Kind::Duplicate(it) if it == way && self.draw(0..10) < 4 => {
+                    Fate::Twice(self.millis(0..20_000))
+                }
+                _ => Fate::Arrives,
+            };
+            if fate != Fate::Arrives {
+                return fate;
+            }
+        }
+        Fate::Arrives
+    }
+
+    fn millis(&mut self, range: std::ops::Range<u64>) -> Duration {
+        Duration::from_millis(self.draw(range))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::random::random;
+
+    #[test]
+    fn the_same_seed_has_the_same_plan_and_all_kinds_come() {
+        let extent = Extent { nodes: 3, vms: 20, until: Duration::from_secs(3000) };
+        let plan_of = |seed| plan(&mut random(seed, 1), extent);
+        assert_eq!(plan_of(7), plan_of(7));
+        let mut kinds = std::collections::BTreeSet::new();
+        for seed in 0..500 {
+            let plan = plan_of(seed);
+            assert!(plan.len() >= 5);
+            let name = |fault: &Fault| format!("{:?}", fault.kind);
+            kinds.extend(plan.iter().map(|it| name(it).split('(').next().unwrap_or("").to_owned()));
+        }
+        assert_eq!(kinds.len(), 19, "{kinds:?}");
+    }
+}

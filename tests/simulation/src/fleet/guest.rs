@@ -1,0 +1,308 @@
+//! A guest: a workload that uses what it has, the counters that its kernel would show, and the shipped policy that reads them.
+//!
+//! A policy that sees the same readings again and again says the same again and again. So once nothing has changed for
+//! [`STEADY`], longer than any of the policy's windows, it reads only as often as it reports; and a VM whose host is at rest, too,
+//! sleeps until shortly before its workload changes. `tests/sleep.rs` shows that this changes nothing.
+
+use std::time::Duration;
+
+use guest_policy::{Action, CpuReading, Event, MemoryReading, Policy, Reading, Tuning, Zones};
+use guest_protocol::{Sample, Signals};
+use guest_units::{Bytes, MilliCpu, Moment, Size};
+
+use super::object::{KERNEL, for_workload, managed};
+use crate::held::{Held, Kills, Touch};
+use crate::load::Load;
+
+/// What a workload wants, load by load.
+pub type Loads = Box<dyn Iterator<Item = Load> + Send>;
+
+/// Nothing has changed for so long: every window of the policy shows the same.
+pub(crate) const STEADY: Duration = Duration::from_secs(6);
+/// Of the CPU quota.
+const PERIOD: Duration = Duration::from_millis(100);
+/// Page cache of the programs that any system runs.
+const PROGRAMS: Bytes = Bytes::from_mib(32);
+/// The kernel reclaims, and threads wait for it, when less than this is left.
+const TIGHT: Bytes = Bytes::from_mib(16);
+
+/// What a guest does that it should not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Manner {
+    Honest,
+    /// The monitor hangs.
+    Silent,
+    /// It says what is not so, by this number.
+    Lying(u64),
+    /// It asks all the time.
+    Flooding,
+}
+
+/// How often a guest looks at counters that show the same again and again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Doze {
+    /// As often as its policy wants to.
+    Never,
+    /// Only as often as it reports, where that can change nothing that it says.
+    Exact,
+    /// The same, a workload at its limit included: what it repeats, it may repeat somewhat later.
+    Coarse,
+}
+
+/// The same but for rounding.
+fn alike(one: &Sample, other: &Sample) -> bool {
+    let cpu = |sample: &Sample| {
+        let signals = sample.signals;
+        [sample.demand.cpu, sample.used.cpu, signals.cpu_short, signals.cpu_long].map(|cpu| cpu.0)
+    };
+    let rest = |sample: &Sample| {
+        let none = MilliCpu::ZERO;
+        let signals = Signals { cpu_short: none, cpu_long: none, ..sample.signals };
+        (sample.demand.memory, sample.used.memory, signals)
+    };
+    let close = cpu(one).iter().zip(cpu(other)).all(|(one, other)| one.abs_diff(other) <= 2);
+    close && rest(one) == rest(other)
+}
+
+/// Counters since boot.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counters {
+    /// Thousandths of a CPU times nanoseconds.
+    used: u128,
+    waited: Duration,
+    periods: u64,
+    throttled: u64,
+    memory_waited: Duration,
+}
+
+/// A guest and its workload.
+pub(crate) struct Guest {
+    pub(crate) policy: Policy,
+    pub(crate) held: Held,
+    loads: Loads,
+    pub(crate) load: Load,
+    pub(crate) next: Option<Load>,
+    /// What the hypervisor has.
+    pub(crate) size: Size,
+    counters: Counters,
+    counted_at: Moment,
+    /// The monitor runs.
+    pub(crate) monitor: bool,
+    pub(crate) manner: Manner,
+    /// Counts the looks that are scheduled: those of before are void.
+    pub(crate) look: u32,
+    pub(crate) steady_since: Moment,
+    last: Option<Sample>,
+    pub(crate) asleep: bool,
+}
+
+/// What one look at the counters led to.
+#[derive(Debug, Default)]
+pub(crate) struct Said {
+    pub(crate) sample: Option<Sample>,
+    pub(crate) ask: Option<Size>,
+    /// The next look.
+    pub(crate) wake: Option<Moment>,
+}
+
+impl Guest {
+    pub(crate) fn new(mut loads: Loads, size: Size) -> Self {
+        let nothing =
+            Load { at: Moment::ZERO, cpu: MilliCpu::ZERO, memory: Bytes::ZERO, memory_per_second: 0 };
+        let load = loads.next().unwrap_or(nothing);
+        let next = loads.next();
+        let mut guest = Self {
+            policy: Policy::new(Tuning::default()),
+            held: Held::new(Touch::default()),
+            loads,
+            load,
+            next,
+            size,
+            counters: Counters::default(),
+            counted_at: Moment::ZERO,
+            monitor: true,
+            manner: Manner::Honest,
+            look: 0,
+            steady_since: Moment::ZERO,
+            last: None,
+            asleep: false,
+        };
+        let Kills(_none_yet) = guest.held.available(for_workload(size.memory), Moment::ZERO);
+        let Kills(_none_yet) = guest.held.wish(&load, Moment::ZERO);
+        guest
+    }
+
+    /// Another hypervisor booted: counters begin again.
+    pub(crate) fn boot(&mut self, size: Size, now: Moment) -> Kills {
+        let kills = self.resize(size, now);
+        (self.counters, self.monitor) = (Counters::default(), true);
+        self.restart_monitor(now);
+        kills
+    }
+
+    pub(crate) fn restart_monitor(&mut self, now: Moment) {
+        self.policy = Policy::new(Tuning::default());
+        self.last = None;
+        self.changed(now);
+    }
+
+    /// The counters, up to now.
+    fn count(&mut self, now: Moment) {
+        let passed = now.since(self.counted_at);
+        if passed.is_zero() {
+            return;
+        }
+        let used = self.load.cpu.min(self.size.cpu);
+        self.counters.used += u128::from(used.0) * passed.as_nanos();
+        let short = self.load.cpu > self.size.cpu;
+        if short {
+            self.counters.waited += passed;
+        }
+        if !used.is_zero() {
+            let number = |at: Moment| u64::try_from(at.0.as_nanos() / PERIOD.as_nanos()).unwrap_or(0);
+            let periods = number(now).saturating_sub(number(self.counted_at));
+            self.counters.periods += periods;
+            self.counters.throttled += if short { periods } else { 0 };
+        }
+        if self.free(now) < TIGHT {
+            self.counters.memory_waited += passed;
+        }
+        self.counted_at = now;
+    }
+
+    /// What the kernel and the workload hold.
+    pub(crate) fn hard(&self, now: Moment) -> Bytes {
+        KERNEL.saturating_add(self.held.at(now))
+    }
+
+    fn free(&self, now: Moment) -> Bytes {
+        managed(self.size.memory).saturating_sub(self.hard(now))
+    }
+
+    /// The hypervisor has another size now.
+    pub(crate) fn resize(&mut self, size: Size, now: Moment) -> Kills {
+        self.count(now);
+        self.size = size;
+        self.changed(now);
+        self.held.available(for_workload(size.memory), now)
+    }
+
+    /// Loads that have begun, and what memory does by itself.
+    pub(crate) fn work(&mut self, now: Moment) -> Kills {
+        self.count(now);
+        let Kills(mut kills) = self.held.advance(now);
+        while let Some(next) = self.next.filter(|next| next.at <= now) {
+            self.load = next;
+            self.next = self.loads.next();
+            kills += self.held.wish(&next, now).0;
+        }
+        self.changed(now);
+        Kills(kills)
+    }
+
+    /// When to work next.
+    pub(crate) fn changes_at(&self, now: Moment) -> Option<Moment> {
+        let bend = self.held.next_change(now);
+        [self.next.map(|next| next.at), bend].into_iter().flatten().min()
+    }
+
+    pub(crate) fn changed(&mut self, now: Moment) {
+        self.steady_since = now;
+    }
+
+    pub(crate) fn reading(&mut self, now: Moment) -> Reading {
+        self.count(now);
+        let Counters { used, waited, periods, throttled, memory_waited } = self.counters;
+        let usec = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        let used = u64::try_from(used / 1_000_000).unwrap_or(u64::MAX);
+        let total = managed(self.size.memory);
+        let hard = self.hard(now).min(total);
+        let left = total.saturating_sub(hard);
+        let programs = PROGRAMS.min(left);
+        Reading {
+            memory: MemoryReading {
+                total,
+                free: left.saturating_sub(programs),
+                available: left,
+                active_file: programs,
+                counted: hard,
+                pressure_usec: usec(memory_waited),
+                ..MemoryReading::default()
+            },
+            cpu: CpuReading {
+                workload_usec: Some(used),
+                system_usec: used,
+                runnable: self.load.cpu.whole_up(),
+                periods,
+                throttled,
+                pressure_usec: usec(waited),
+                quota: Some(self.size.cpu),
+                online: self.size.cpu.whole_up().max(1),
+            },
+        }
+    }
+
+    fn zones(&self) -> Zones {
+        let present = self.size.memory;
+        let managed = managed(present);
+        let room = Bytes::from_mib(64);
+        Zones {
+            present,
+            managed,
+            kernel_free: room,
+            kernel_file: room,
+            kernel_low: Bytes::from_mib(4),
+            movable_free: managed,
+        }
+    }
+
+    /// Looks at the counters and asks the policy what follows.
+    pub(crate) fn look(&mut self, doze: Doze, now: Moment) -> Said {
+        let mut said = Said::default();
+        for _ in 0..16 {
+            let actions = self.policy.next(now);
+            if actions.start.is_empty() {
+                said.wake = actions.wake_at;
+                break;
+            }
+            for (action, _why) in actions.start {
+                self.policy.handle(Event::Started(action), now);
+                match action {
+                    Action::Read => {
+                        let reading = self.reading(now);
+                        self.policy.handle(Event::Read(reading), now);
+                    }
+                    Action::ReadZones => {
+                        let zones = self.zones();
+                        self.policy.handle(Event::Zones(zones), now);
+                    }
+                    Action::Report(sample) => said.sample = Some(sample),
+                    Action::Ask(ask) => said.ask = Some(ask.want),
+                }
+            }
+        }
+        let sample = self.policy.sample();
+        let same = self.last.is_some_and(|last| alike(&last, &sample));
+        self.last = Some(sample);
+        if !same || (said.ask.is_some() && doze != Doze::Coarse) {
+            self.changed(now);
+        }
+        let dozes = match doze {
+            Doze::Never => false,
+            Doze::Exact => self.steady(now),
+            Doze::Coarse => now.since(self.steady_since) >= STEADY / 3,
+        };
+        if dozes {
+            let next_report = now + Tuning::default().report_slowest;
+            said.wake = said.wake.map(|wake| wake.max(next_report));
+        }
+        said
+    }
+
+    /// Nothing has changed for so long that looking again shows the same.
+    pub(crate) fn steady(&self, now: Moment) -> bool {
+        now.since(self.steady_since) >= STEADY
+            && self.load.cpu <= self.size.cpu
+            && self.held.per_second(now) == 0
+    }
+}

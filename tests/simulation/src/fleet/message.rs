@@ -1,0 +1,155 @@
+//! What the parts say to each other, and over which link.
+
+use controller_lifecycle::{Ending, Plugged, Status, What};
+use guest_units::Size;
+use guest_protocol::Sample;
+use host_scaling::Event;
+use scheduler_ledger::{Amount, ResizeResult, Seal};
+
+use super::object::{NodeId, Pod, PodId, VmId, VmObject};
+
+/// Who watches the API server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Watcher {
+    /// The agent of a node.
+    Agent(u32),
+    /// The operator.
+    Operator,
+    /// The extender.
+    Extender,
+}
+
+/// A way that messages go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Link {
+    /// Between guest and agent of one node.
+    Vsock(u32),
+    /// Between agent and extender.
+    Permit(u32),
+    /// Between an agent and the API server.
+    AgentApi(u32),
+    /// From the API server to who watches.
+    Watch(Watcher),
+    /// Between operator and the runners of one node.
+    Runner(u32),
+    /// Between operator and API server.
+    OperatorApi,
+    /// Between extender and API server.
+    ExtenderApi,
+}
+
+/// What the runner of a VM shows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shown {
+    pub(crate) revision: u64,
+    pub(crate) plugged: Plugged,
+    pub(crate) busy: bool,
+    pub(crate) newest_epoch: u64,
+    pub(crate) guest: bool,
+}
+
+/// A message. Numbers of lives and connections tell for whom an answer is: those of the dead are dropped.
+#[derive(Debug, Clone)]
+pub(crate) enum Message {
+    Sample { vm: VmId, connection: u32, sample: Sample },
+    Ask { vm: VmId, connection: u32, want: Size },
+    Question { vm: VmId, connection: u32, generation: u64, from: Size, to: Size },
+    Notice { vm: VmId, connection: u32, generation: u64, plugged: Size },
+    /// Of the guest to a question or a notice.
+    Reply { vm: VmId, connection: u32, event: Event },
+
+    Permit { vm: VmId, life: u32, pod: PodId, generation: u64, want: Size, least: Size, echo: bool },
+    PermitAnswer { vm: VmId, life: u32, generation: u64, seal: Seal, reason: String },
+    PermitFailed { vm: VmId, life: u32, generation: u64, newest: Option<u64> },
+
+    Patch { vm: VmId, life: u32, pod: PodId, generation: u64, from: Size, size: Size, seal: Option<Seal> },
+    Patched { vm: VmId, life: u32, generation: u64, seen: Box<VmObject> },
+    PatchFailed { vm: VmId, life: u32, generation: u64, raced: bool, seen: Option<Box<VmObject>> },
+
+    VmSeen { watcher: Watcher, life: u32, vm: VmId, object: Box<VmObject> },
+    PodSeen { watcher: Watcher, life: u32, pod: PodId, object: Box<Pod> },
+
+    Order { vm: VmId, pod: PodId, epoch: u64, generation: u64, what: What },
+    OrderEnded { vm: VmId, pod: PodId, epoch: u64, generation: u64, shown: Shown, ending: Ending },
+    OrderFailed { vm: VmId, pod: PodId, epoch: u64, generation: u64 },
+    Look { vm: VmId, pod: PodId, epoch: u64, first: u64, known: Option<u64> },
+    Looked { vm: VmId, pod: PodId, epoch: u64, first: u64, shown: Shown },
+    LookFailed { vm: VmId, pod: PodId, epoch: u64 },
+
+    CreatePod { vm: VmId, pod: PodId, epoch: u64 },
+    DeletePod { vm: VmId, pod: PodId, epoch: u64 },
+    PodDeleted { vm: VmId, pod: PodId, epoch: u64, done: bool },
+    PodCreated { vm: VmId, epoch: u64, done: bool },
+    WriteStatus { vm: VmId, epoch: u64, status: Box<Status> },
+    StatusWritten { vm: VmId, epoch: u64, status: Option<Box<Status>> },
+
+    Resize { pod: PodId, life: u32, version: u64, epoch: u64, number: u64, requests: Amount },
+    Resized { pod: PodId, life: u32, number: u64, result: ResizeResult },
+    Approve { vm: VmId, life: u32, seal: Seal },
+    Approved { vm: VmId, life: u32, generation: u64, written: bool },
+    LookUp { pod: PodId, life: u32 },
+    LookedUp { pod: PodId, life: u32, found: Option<Box<Pod>> },
+    Bind { pod: PodId, node: NodeId, life: u32 },
+    Bound { pod: PodId, life: u32, done: bool },
+}
+
+/// What is to happen.
+#[derive(Debug, Clone)]
+pub(crate) enum Happening {
+    Deliver(Link, Box<Message>),
+    /// The guest looks at its counters.
+    Guest(VmId, u32),
+    /// The workload changes, or what it holds bends.
+    Load(VmId),
+    /// The agent's brain of a VM wants to be asked.
+    Agent(VmId),
+    /// The connection to a guest is tried.
+    Connect(VmId),
+    /// The operator's brain of a VM wants to be asked.
+    Life(VmId),
+    /// The operator tries again to reach the runner of a VM's pod.
+    Poll(VmId, PodId),
+    /// The connection between agent and guest breaks.
+    Break(VmId),
+    /// The ledger wants to be asked.
+    Ledger,
+    /// The hypervisor gets on with an order.
+    Lane(VmId, PodId, super::runner::Kind, u64),
+    /// Kubelet looks at a pod.
+    Kubelet(PodId),
+    /// kube-scheduler looks for nodes.
+    Schedule,
+    /// A pod's node has been silent for too long.
+    Evict(NodeId),
+    /// A fault begins or ends.
+    Fault(usize, bool),
+    /// Ordinary pods and VMs come and go.
+    Churn,
+    /// Look whether all has come to rest.
+    Rest,
+    /// A part starts again.
+    Restart(Part),
+}
+
+/// What can die and start again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// The agent of a node.
+    Agent(u32),
+    /// The operator.
+    Operator,
+    /// The extender.
+    Extender,
+    /// The monitor in a guest.
+    Monitor(u32),
+    /// The runner of a VM, and QEMU with it.
+    Runner(u32),
+    /// A whole node.
+    Node(u32),
+    /// Not the agent, but its watch.
+    AgentWatch(u32),
+    /// Not the operator, but its watch.
+    OperatorWatch,
+    /// Not the extender, but its watch.
+    ExtenderWatch,
+}

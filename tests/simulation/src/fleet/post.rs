@@ -1,0 +1,317 @@
+//! Messages on their way: how long they take, what becomes of them, where they arrive, and what a sender hears if they do not.
+
+use std::time::Duration;
+
+use guest_units::Moment;
+use rand_distr::{Distribution as _, StandardNormal};
+use scheduler_ledger::ResizeResult;
+
+use super::fault::{Fate, Way};
+use super::message::{Happening, Link, Message, Watcher};
+use super::world::World;
+
+/// Spread of latencies: of the logarithm.
+const SPREAD: f64 = 0.45;
+/// No latency is more than so many times the median.
+const WORST: f64 = 12.0;
+
+/// Deadlines of requests, as the shells have them.
+const PERMIT_LIMIT: Duration = Duration::from_secs(2);
+const API_LIMIT: Duration = Duration::from_secs(5);
+const ORDER_LIMIT: Duration = Duration::from_secs(13);
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
+const GUEST_LIMIT: Duration = Duration::from_secs(2);
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The median, measured on the local cluster and by the notes on vsock and virtio-mem.
+fn median(link: Link) -> Duration {
+    Duration::from_micros(match link.way() {
+        Way::Vsock => 150,
+        Way::Permit => 1500,
+        Way::AgentApi | Way::OperatorApi | Way::ExtenderApi => 6000,
+        Way::Watch => 5000,
+        Way::Runner => 2000,
+    })
+}
+
+impl World {
+    /// How long a message takes.
+    pub(crate) fn hop(&mut self, link: Link) -> Duration {
+        self.draw_span(median(link))
+    }
+
+    pub(crate) fn draw_span(&mut self, median: Duration) -> Duration {
+        if self.settings.steady_latencies {
+            return median;
+        }
+        let normal: f64 = StandardNormal.sample(&mut self.latencies);
+        median.mul_f64((normal * SPREAD).exp().min(WORST))
+    }
+
+    /// Sends a message.
+    pub(crate) fn send(&mut self, link: Link, message: Message) {
+        let mut takes = self.hop(link);
+        match self.faults.fate(link) {
+            Fate::Arrives => {}
+            Fate::Late(by) => takes += by,
+            Fate::Twice(by) => {
+                if let Some(echo) = echo(&message) {
+                    let at = self.now + takes + by;
+                    self.queue.push(at, Happening::Deliver(link, Box::new(echo)));
+                }
+            }
+            Fate::Lost => {
+                self.lost(link, message);
+                return;
+            }
+        }
+        let mut at = self.now + takes;
+        if link.way() == Way::Vsock {
+            // A stream: nothing overtakes.
+            if let Some((vm, direction)) = stream(&message) {
+                let last = &mut self.vms[vm as usize].vsock_at[direction];
+                at = at.max(*last);
+                *last = at;
+            }
+        }
+        if let Some((limit, failure)) = failure(&message).filter(|(limit, _)| takes > *limit) {
+            self.fail(link, limit, failure);
+        }
+        self.queue.push(at, Happening::Deliver(link, Box::new(message)));
+    }
+
+    fn fail(&mut self, link: Link, limit: Duration, failure: Message) {
+        self.queue.push(self.now + limit, Happening::Deliver(link, Box::new(failure)));
+    }
+
+    /// A message that does not arrive: whoever waits for it, or for what it would have led to, hears of it in time.
+    fn lost(&mut self, link: Link, message: Message) {
+        match (link, &message) {
+            (Link::Vsock(_), _) => {
+                if let Some((vm, _)) = stream(&message) {
+                    self.queue.push(self.now + GUEST_LIMIT / 4, Happening::Break(vm));
+                }
+            }
+            (Link::Watch(watcher), _) => self.watch_breaks(watcher),
+            _ => {
+                if let Some((limit, failure)) = failure(&message) {
+                    self.fail(link, limit, failure);
+                }
+                // What nobody waits for any more may still arrive.
+                if matches!(message, Message::Resize { .. } | Message::Order { .. })
+                    && self.version.is_multiple_of(2)
+                {
+                    self.fail(link, API_LIMIT.mul_f64(0.9), message);
+                }
+            }
+        }
+    }
+
+    /// Something to see for who watches, in the order in which it came about.
+    pub(crate) fn show(&mut self, watcher: Watcher, message: Message) {
+        let link = Link::Watch(watcher);
+        let takes = self.hop(link);
+        let late = match self.faults.fate(link) {
+            Fate::Arrives | Fate::Twice(_) => Duration::ZERO,
+            Fate::Late(by) => by,
+            Fate::Lost => {
+                self.watch_breaks(watcher);
+                return;
+            }
+        };
+        let now = self.now;
+        let watch = self.watches.entry(watcher).or_default();
+        let at = (now + takes + late).max(watch.last).max(watch.stalled);
+        watch.last = at;
+        self.queue.push(at, Happening::Deliver(link, Box::new(message)));
+    }
+
+    /// What is under way does not arrive; a new list comes after a moment.
+    pub(crate) fn watch_breaks(&mut self, watcher: Watcher) {
+        let watch = self.watches.entry(watcher).or_default();
+        watch.life += 1;
+        let again = Happening::Restart(match watcher {
+            Watcher::Agent(node) => super::message::Part::AgentWatch(node),
+            Watcher::Operator => super::message::Part::OperatorWatch,
+            Watcher::Extender => super::message::Part::ExtenderWatch,
+        });
+        self.queue.push(self.now + ASK_AGAIN, again);
+    }
+
+    pub(crate) fn watch_life(&mut self, watcher: Watcher) -> u32 {
+        self.watches.entry(watcher).or_default().life
+    }
+
+    /// A message arrives.
+    pub(crate) fn deliver(&mut self, link: Link, message: Message) {
+        if self.settings.trace {
+            self.note(format!("{link:?}: {message:?}"));
+        }
+        let trap = self.faults.trap.take_if(|(way, _)| *way == link.way()).map(|(_, part)| part);
+        let before = self.events.is_multiple_of(2);
+        if let Some(part) = trap.filter(|_| before) {
+            self.crash(part);
+        }
+        self.arrive(link, message);
+        if let Some(part) = trap.filter(|_| !before) {
+            self.crash(part);
+        }
+    }
+
+    fn arrive(&mut self, link: Link, message: Message) {
+        match message {
+            Message::Sample { .. } | Message::Ask { .. } | Message::Reply { .. } => {
+                self.agent_hears_guest(message);
+            }
+            Message::Question { .. } | Message::Notice { .. } => self.guest_hears(message),
+            Message::Permit { .. } => self.extender_is_asked(message),
+            Message::PermitAnswer { .. }
+            | Message::PermitFailed { .. }
+            | Message::Patched { .. }
+            | Message::PatchFailed { .. } => self.agent_hears(message),
+            Message::Patch { .. }
+            | Message::CreatePod { .. }
+            | Message::DeletePod { .. }
+            | Message::WriteStatus { .. }
+            | Message::Resize { .. }
+            | Message::Approve { .. }
+            | Message::LookUp { .. }
+            | Message::Bind { .. } => {
+                if self.faults.cut(link) {
+                    self.lost(link, message);
+                } else {
+                    self.api_hears(link, message);
+                }
+            }
+            Message::VmSeen { watcher, life, vm, object } => {
+                if life == self.watch_life(watcher) {
+                    match watcher {
+                        Watcher::Agent(node) => self.agent_sees(node, vm, &object),
+                        Watcher::Operator if self.operator.up => self.operator_sees(vm, &object),
+                        Watcher::Operator => {}
+                        Watcher::Extender => self.extender_sees(vm, &object),
+                    }
+                }
+            }
+            Message::PodSeen { watcher, life, pod, object } => {
+                if life == self.watch_life(watcher) {
+                    match watcher {
+                        Watcher::Operator => self.operator_sees_pod(pod, &object),
+                        Watcher::Extender => self.extender_sees_pod(pod, &object),
+                        Watcher::Agent(_) => {}
+                    }
+                }
+            }
+            Message::Order { vm, pod, epoch, generation, what } => {
+                self.runner_is_ordered((vm, pod), epoch, generation, what);
+            }
+            Message::Look { vm, pod, epoch, first, known } => {
+                self.runner_is_asked((vm, pod), epoch, first, known);
+            }
+            Message::OrderEnded { .. }
+            | Message::OrderFailed { .. }
+            | Message::Looked { .. }
+            | Message::LookFailed { .. }
+            | Message::PodDeleted { .. }
+            | Message::PodCreated { .. }
+            | Message::StatusWritten { .. } => self.operator_hears(message),
+            Message::Resized { .. }
+            | Message::Approved { .. }
+            | Message::LookedUp { .. }
+            | Message::Bound { .. } => self.extender_hears(message),
+        }
+    }
+
+    /// A line of the trace.
+    pub(crate) fn note(&mut self, line: String) {
+        if self.trace.len() >= super::world::TRACE {
+            self.trace.pop_front();
+        }
+        let Moment(at) = self.now;
+        self.trace.push_back(format!("{:>12.6} {line}", at.as_secs_f64()));
+    }
+}
+
+/// The VM and the direction of a message between guest and agent.
+fn stream(message: &Message) -> Option<(u32, usize)> {
+    match message {
+        Message::Sample { vm, .. } | Message::Ask { vm, .. } | Message::Reply { vm, .. } => {
+            Some((*vm, 0))
+        }
+        Message::Question { vm, .. } | Message::Notice { vm, .. } => Some((*vm, 1)),
+        _ => None,
+    }
+}
+
+/// The same message once more, sent by a client that repeats what it has got no answer to. Nobody waits for that answer.
+fn echo(message: &Message) -> Option<Message> {
+    match message {
+        Message::Permit { vm, life, pod, generation, want, least, .. } => Some(Message::Permit {
+            vm: *vm,
+            life: *life,
+            pod: *pod,
+            generation: *generation,
+            want: *want,
+            least: *least,
+            echo: true,
+        }),
+        Message::Order { .. }
+        | Message::Patch { .. }
+        | Message::Resize { .. }
+        | Message::Approve { .. }
+        | Message::OrderEnded { .. }
+        | Message::PermitAnswer { .. }
+        | Message::StatusWritten { .. } => Some(message.clone()),
+        _ => None,
+    }
+}
+
+/// What the one who waits hears after how long, if the message does not arrive.
+fn failure(message: &Message) -> Option<(Duration, Message)> {
+    Some(match *message {
+        Message::Permit { vm, life, generation, echo: false, .. }
+        | Message::PermitAnswer { vm, life, generation, .. }
+        | Message::PermitFailed { vm, life, generation, .. } => {
+            (PERMIT_LIMIT, Message::PermitFailed { vm, life, generation, newest: None })
+        }
+        Message::Patch { vm, life, generation, .. }
+        | Message::Patched { vm, life, generation, .. }
+        | Message::PatchFailed { vm, life, generation, .. } => {
+            let failed = Message::PatchFailed { vm, life, generation, raced: false, seen: None };
+            (API_LIMIT, failed)
+        }
+        Message::Order { vm, pod, epoch, generation, .. }
+        | Message::OrderEnded { vm, pod, epoch, generation, .. } => {
+            (ORDER_LIMIT, Message::OrderFailed { vm, pod, epoch, generation })
+        }
+        Message::Look { vm, pod, epoch, .. } | Message::Looked { vm, pod, epoch, .. } => {
+            (LOOK_LIMIT, Message::LookFailed { vm, pod, epoch })
+        }
+        Message::CreatePod { vm, epoch, .. } | Message::PodCreated { vm, epoch, .. } => {
+            (API_LIMIT, Message::PodCreated { vm, epoch, done: false })
+        }
+        Message::DeletePod { vm, pod, epoch } | Message::PodDeleted { vm, pod, epoch, .. } => {
+            (API_LIMIT, Message::PodDeleted { vm, pod, epoch, done: false })
+        }
+        Message::WriteStatus { vm, epoch, .. } | Message::StatusWritten { vm, epoch, .. } => {
+            (API_LIMIT, Message::StatusWritten { vm, epoch, status: None })
+        }
+        Message::Resize { pod, life, number, .. } | Message::Resized { pod, life, number, .. } => {
+            (API_LIMIT, Message::Resized { pod, life, number, result: ResizeResult::Unknown })
+        }
+        Message::Approve { vm, life, seal } => {
+            let generation = seal.generation;
+            (API_LIMIT, Message::Approved { vm, life, generation, written: false })
+        }
+        Message::Approved { vm, life, generation, .. } => {
+            (API_LIMIT, Message::Approved { vm, life, generation, written: false })
+        }
+        Message::LookUp { pod, life } | Message::LookedUp { pod, life, .. } => {
+            (ASK_AGAIN, Message::LookUp { pod, life })
+        }
+        Message::Bind { pod, life, .. } | Message::Bound { pod, life, .. } => {
+            (API_LIMIT, Message::Bound { pod, life, done: false })
+        }
+        _ => return None,
+    })
+}

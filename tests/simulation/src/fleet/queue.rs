@@ -1,0 +1,75 @@
+//! What is to happen, in the order of time: what is put in first comes first among what happens at one moment.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use guest_units::Moment;
+
+/// Happenings by time.
+#[derive(Debug, Clone)]
+pub(crate) struct Queue<T> {
+    heap: BinaryHeap<Reverse<Entry<T>>>,
+    count: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Entry<T> {
+    at: Moment,
+    count: u64,
+    what: T,
+}
+
+impl<T> PartialEq for Entry<T> {
+    fn eq(&self, other: &Self) -> bool {
+        (self.at, self.count) == (other.at, other.count)
+    }
+}
+
+impl<T> Eq for Entry<T> {}
+
+impl<T> PartialOrd for Entry<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T> Ord for Entry<T> {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at, self.count).cmp(&(other.at, other.count))
+    }
+}
+
+impl<T> Queue<T> {
+    pub(crate) fn new() -> Self {
+        Self { heap: BinaryHeap::new(), count: 0 }
+    }
+
+    pub(crate) fn push(&mut self, at: Moment, what: T) {
+        self.count += 1;
+        self.heap.push(Reverse(Entry { at, count: self.count, what }));
+    }
+
+    /// The next one, if it happens no later than `until`.
+    pub(crate) fn pop(&mut self, until: Moment) -> Option<(Moment, T)> {
+        if self.heap.peek().is_none_or(|Reverse(entry)| entry.at > until) {
+            return None;
+        }
+        self.heap.pop().map(|Reverse(entry)| (entry.at, entry.what))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_come_first_served_at_one_moment() {
+        let mut queue = Queue::new();
+        for (at, what) in [(2, 'c'), (1, 'a'), (2, 'd'), (1, 'b'), (9, 'z')] {
+            queue.push(Moment::from_secs(at), what);
+        }
+        let order: String =
+            std::iter::from_fn(|| queue.pop(Moment::from_secs(2)).map(|(_, what)| what)).collect();
+        assert_eq!(order, "abcd");
+    }
+}

@@ -1,0 +1,300 @@
+//! The rules that always hold, checked after every event against what is really true in this world.
+//!
+//! | rule | what is checked, and when |
+//! |---|---|
+//! | 1 | a VM, and whatever it may still become by any approval that counts or any order under way, costs no more than kubelet has allocated to its pod; all pods of a node fit. After each change of a size, pod or approval |
+//! | 2 | no step takes what the guest uses; the agent writes no shrink that the guest did not agree to; no kill by a shrink |
+//! | 3 | the approvals of a VM are numbered upwards, across restarts, and no number has two sizes |
+//! | 4 | no growth above the maximum, nothing below the minimum |
+//! | 5 | no runner starts an order that is older than another one it has seen |
+//! | 6 | at most one hypervisor runs a VM (there are no migrations yet) |
+//! | 7 | each permit request and each of the agent's is over in time; no brain starts actions without end |
+//! | 8 | nobody deletes the pod of a VM that runs and is wanted; no pod ends but by a fault |
+//! | 9 | a minute after the last fault all sizes are as the brain wants them, or the reason why not is on record |
+//! | 10 | no request, however much a guest wants, is above the bounds; a guest causes no more than so many requests |
+
+use std::time::Duration;
+
+use controller_lifecycle::{ConditionKind, Truth};
+use guest_units::{Bytes, Moment, Size};
+use host_scaling::{Action, Outcome};
+use scheduler_ledger::{Amount, Seal};
+
+use super::guest::Manner;
+use super::object::{NodeId, PodId, VmId, cost, for_workload};
+use super::world::World;
+use crate::held::Kills;
+
+/// The agent gives up a request itself after some seconds.
+const AGENT_PATIENCE: Duration = Duration::from_secs(12);
+/// Requests that a VM's agent may make in [`RATE_SPAN`].
+const MOST_REQUESTS: u32 = 150;
+const RATE_SPAN: Duration = Duration::from_secs(30);
+
+/// A rule that was broken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Number of the rule.
+    pub rule: u8,
+    /// The VM concerned.
+    pub vm: u32,
+    /// When.
+    pub at: Moment,
+    /// How.
+    pub text: String,
+}
+
+/// What is remembered of a VM in order to check it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Watched {
+    /// The newest approval that was given.
+    newest: Option<Seal>,
+    /// A request that the agent waits for.
+    open: Option<(u64, Moment)>,
+    /// What the guest last agreed to, by a planned question.
+    agreed: Option<(Bytes, Moment)>,
+    requests: u32,
+    requests_since: Moment,
+}
+
+impl World {
+    /// Notes the first violation; the run ends with it.
+    pub(crate) fn broken(&mut self, rule: u8, vm: VmId, text: String) {
+        if self.checks && self.violation.is_none() {
+            self.violation = Some(Violation { rule, vm, at: self.now, text });
+        }
+    }
+
+    pub(crate) fn judge_node(&mut self, node: NodeId) {
+        if !self.checks {
+            return;
+        }
+        let used: Amount = self.nodes[node as usize]
+            .pods
+            .iter()
+            .map(|pod| {
+                let object = &self.pods[*pod as usize];
+                object.held().max(self.plugged_in(*pod).map_or(Amount::ZERO, cost))
+            })
+            .sum();
+        let room = self.nodes[node as usize].allocatable;
+        if !used.fits_in(room) {
+            self.broken(1, 0, format!("n{node} has {room}, and {used} is in use"));
+        }
+    }
+
+    fn plugged_in(&self, pod: PodId) -> Option<Size> {
+        let super::object::Owner::Vm(vm) = self.pods[pod as usize].owner else { return None };
+        let runner = self.vms[vm as usize].runner.as_ref();
+        runner.filter(|runner| runner.pod == pod).map(|runner| runner.size())
+    }
+
+    pub(crate) fn judge_vm(&mut self, vm: VmId) {
+        if !self.checks {
+            return;
+        }
+        let Some(runner) = &self.vms[vm as usize].runner else { return };
+        let pod = self.pods[runner.pod as usize];
+        let possible = runner.may_reach().max(self.approved(vm));
+        let backed = pod.allocated.unwrap_or(Amount::ZERO);
+        if !cost(possible).fits_in(backed) {
+            let text = format!("{possible:?} may be plugged, kubelet has allocated {backed}");
+            self.broken(1, vm, text);
+        }
+        if let Some(node) = pod.node {
+            self.judge_node(node);
+        }
+    }
+
+    /// Of the agent's brain: nothing is open for ever.
+    pub(crate) fn judge_agent(&mut self, vm: VmId) {
+        let Some((generation, since)) = self.vms[vm as usize].watched.open else { return };
+        if since + AGENT_PATIENCE <= self.now {
+            self.broken(7, vm, format!("the agent waits for request {generation} without end"));
+        }
+    }
+
+    pub(crate) fn opened(&mut self, vm: VmId, generation: u64) {
+        let now = self.now;
+        let watched = &mut self.vms[vm as usize].watched;
+        watched.open = Some((generation, now));
+        if now.since(watched.requests_since) > RATE_SPAN {
+            (watched.requests, watched.requests_since) = (0, now);
+        }
+        watched.requests += 1;
+        if watched.requests > MOST_REQUESTS {
+            self.broken(10, vm, format!("{MOST_REQUESTS} requests within {RATE_SPAN:?}"));
+        }
+    }
+
+    pub(crate) fn closed(&mut self, vm: VmId, generation: u64) {
+        let watched = &mut self.vms[vm as usize].watched;
+        watched.open = watched.open.filter(|(open, _)| *open != generation);
+    }
+
+    pub(crate) fn forget_open_of(&mut self, node: NodeId) {
+        for vm in self.vms_on(node) {
+            self.vms[vm as usize].watched.open = None;
+        }
+    }
+
+    /// Of the agent's brain, before it is carried out.
+    pub(crate) fn judge_action(&mut self, vm: VmId, action: Action) {
+        if !self.checks {
+            return;
+        }
+        let now = self.now;
+        let machine = &self.vms[vm as usize];
+        let max = machine.object.limits.max;
+        match action {
+            Action::AskGuest { .. } => self.vms[vm as usize].watched.agreed = None,
+            Action::PatchVm { from, size, .. } => {
+                if !size.fits_in(max.max(from)) {
+                    self.broken(4, vm, format!("{size:?} is written, the maximum is {max:?}"));
+                    return;
+                }
+                let plugged = machine.runner.as_ref().map(|runner| runner.size());
+                let takes = size.memory < from.memory
+                    && plugged.is_some_and(|plugged| size.memory < plugged.memory);
+                let agreed = machine.watched.agreed.filter(|(_, at)| now.since(*at) < AGENT_PATIENCE);
+                if takes && agreed.is_none_or(|(least, _)| least > size.memory) {
+                    self.broken(2, vm, format!("{size:?} is written, the guest agreed to {agreed:?}"));
+                }
+            }
+            Action::AskPermit { .. } | Action::TellGuest { .. } => {}
+        }
+    }
+
+    /// The guest has answered a planned question.
+    pub(crate) fn agreed(&mut self, vm: VmId, to: Bytes) {
+        self.vms[vm as usize].watched.agreed = Some((to, self.now));
+    }
+
+    /// A wish as it arrives at the extender.
+    pub(crate) fn judge_wish(&mut self, vm: VmId, want: Size, least: Size) {
+        let max = self.vms[vm as usize].object.limits.max;
+        if !want.fits_in(max.max(least)) {
+            self.broken(10, vm, format!("{want:?} is asked for, the maximum is {max:?}"));
+        }
+    }
+
+    pub(crate) fn judge_seal(&mut self, vm: VmId, seal: Seal) {
+        let watched = &mut self.vms[vm as usize].watched;
+        let before = watched.newest.replace(seal);
+        if let Some(before) = before
+            && (seal.place() < before.place()
+                || (seal.place() == before.place() && seal.size != before.size))
+        {
+            self.broken(3, vm, format!("{seal:?} is given after {before:?}"));
+        }
+    }
+
+    pub(crate) fn judge_order(&mut self, vm: VmId, age: (u64, u64), newest: (u64, u64)) {
+        if age < newest {
+            self.broken(5, vm, format!("order {age:?} is carried out after {newest:?}"));
+        }
+    }
+
+    /// A step takes memory down to this.
+    pub(crate) fn judge_shrink(&mut self, vm: VmId, to: Bytes) {
+        if !self.checks {
+            return;
+        }
+        let guest = &self.vms[vm as usize].guest;
+        let uses = guest.held.at(self.now);
+        if guest.manner == Manner::Honest && for_workload(to) < uses {
+            self.broken(2, vm, format!("{to} is left to a guest whose workload holds {uses}"));
+        }
+    }
+
+    pub(crate) fn judge_size(&mut self, vm: VmId, before: Size, size: Size, kills: Kills) {
+        if !self.checks {
+            return;
+        }
+        let machine = &self.vms[vm as usize];
+        let limits = machine.object.limits;
+        let shrinks = size.memory < before.memory;
+        if shrinks && kills.0 > 0 && machine.guest.manner == Manner::Honest {
+            self.broken(2, vm, format!("the workload is killed by the shrink to {size:?}"));
+        } else if !size.fits_in(limits.max.max(before)) {
+            self.broken(4, vm, format!("{size:?} is plugged, the maximum is {:?}", limits.max));
+        } else if !limits.min.fits_in(size) {
+            self.broken(4, vm, format!("{size:?} is plugged, the minimum is {:?}", limits.min));
+        }
+        self.judge_vm(vm);
+    }
+
+    /// A pod's VM boots.
+    pub(crate) fn judge_boot(&mut self, vm: VmId, pod: PodId) {
+        let other = self.vms[vm as usize].runner.as_ref().map(|runner| runner.pod);
+        let other = other.filter(|other| {
+            self.pods[*other as usize].terminating_since.is_none() && *other != pod
+        });
+        if let Some(other) = other {
+            self.broken(6, vm, format!("it runs in p{other} and boots in p{pod}"));
+        }
+    }
+
+    /// The operator deletes a pod.
+    pub(crate) fn judge_delete(&mut self, vm: VmId, pod: PodId) {
+        let machine = &self.vms[vm as usize];
+        let object = &self.pods[pod as usize];
+        let runs = machine.runner.as_ref().is_some_and(|runner| runner.pod == pod);
+        let wanted = !machine.object.deleting && machine.object.pod == Some(pod);
+        if runs && wanted && !object.failed && object.terminating_since.is_none() {
+            self.broken(8, vm, format!("p{pod} is deleted while its VM runs"));
+        }
+    }
+
+    /// Long after the last fault: all is as it should be, or says why not.
+    pub(crate) fn judge_rest(&mut self) {
+        self.judge_open();
+        for vm in 0..self.vm_count() {
+            if let Some(text) = self.unrest(vm) {
+                self.broken(9, vm, text);
+                return;
+            }
+        }
+    }
+
+    fn unrest(&self, vm: VmId) -> Option<String> {
+        let machine = &self.vms[vm as usize];
+        if machine.object.gone || machine.object.deleting {
+            return None;
+        }
+        let Some(runner) = &machine.runner else {
+            let waits = machine.object.pod.is_some_and(|pod| self.extender.waiting.contains(&pod));
+            return (!waits).then(|| "it does not run, and waits for no node".to_owned());
+        };
+        let Some(agent) = &machine.agent else {
+            return Some("no agent serves it".to_owned());
+        };
+        let plugged = runner.size();
+        let Some(overview) = agent.scaler.overview(self.now) else {
+            return Some("its agent has not seen it".to_owned());
+        };
+        if overview.desired == plugged || self.reasoned(vm) {
+            return None;
+        }
+        let last = agent.scaler.decisions().last();
+        Some(format!("{:?} is desired, {plugged:?} is plugged; {last:?}", overview.desired))
+    }
+
+    /// Whether it is on record why the size is not as desired.
+    fn reasoned(&self, vm: VmId) -> bool {
+        let machine = &self.vms[vm as usize];
+        let decisions = machine.agent.as_ref().map(|agent| agent.scaler.decisions());
+        let decisions: Vec<_> = decisions.into_iter().flatten().collect();
+        let refused = decisions.iter().rev().take(2).any(|decision| {
+            matches!(
+                decision.outcome,
+                Outcome::Denied { .. } | Outcome::Partial { .. } | Outcome::Vetoed { .. }
+            )
+        });
+        let condition =
+            machine.status.conditions.iter().find(|it| it.kind == ConditionKind::Resized);
+        let explained = condition
+            .is_some_and(|it| it.truth == Truth::False && it.reason != "InProgress");
+        refused || explained
+    }
+}

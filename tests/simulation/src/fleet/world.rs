@@ -1,0 +1,443 @@
+//! The world: everything there is, and one event after the other.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use controller_lifecycle::{Phase, Status};
+use guest_units::{Moment, Size};
+use host_scaling::{Limits, Policy, Sample};
+use scheduler_ledger::{Amount, Seal};
+
+use super::agent::Agent;
+use super::bug::Bug;
+use super::extender::Extender;
+use super::fault::{Fault, Faults};
+use super::guest::{Doze, Guest, Loads, Manner};
+use super::message::{Happening, Link, Message, Watcher};
+use super::object::{Node, NodeId, Owner, Pod, PodId, VmId, VmObject, cost, node_name, pod_name};
+use super::operator::{Life, Operator};
+use super::queue::Queue;
+use super::rules::{Violation, Watched};
+use super::runner::Runner;
+use crate::held::Kills;
+use crate::random::{Random, random};
+
+/// Parts of the seed.
+const LATENCIES: u64 = 1;
+const CHANCE: u64 = 2;
+const CHURN: u64 = 3;
+/// Lines of the event trace that are kept.
+pub(crate) const TRACE: usize = 20_000;
+/// A sleeping guest is awake again so long before its workload changes: longer than any spell that the host's brain waits for.
+const WAKE_BEFORE: Duration = Duration::from_secs(40);
+/// Awake for so long at least before it may sleep.
+const AWAKE: Duration = Duration::from_secs(45);
+
+/// How the world is made.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Of everything random.
+    pub seed: u64,
+    /// Of the agents.
+    pub policy: Policy,
+    /// How often guests look at what does not change.
+    pub doze: Doze,
+    /// VMs at which nothing changes are not looked at, until shortly before their workload changes.
+    pub sleep: bool,
+    /// Every message takes the median time.
+    pub steady_latencies: bool,
+    /// The rules are checked after every event.
+    pub checks: bool,
+    /// Lines of a trace of events are kept.
+    pub trace: bool,
+}
+
+impl Settings {
+    pub(crate) fn policy_of(&self, _vm: VmId) -> Policy {
+        self.policy.clone()
+    }
+
+    pub(crate) fn sample(&self, sample: &guest_protocol::Sample) -> Sample {
+        Sample { demand: sample.demand, used: sample.used }
+    }
+}
+
+/// A VM with all that serves it.
+pub struct Machine {
+    pub(crate) object: VmObject,
+    pub(crate) status: Box<Status>,
+    pub(crate) guest: Box<Guest>,
+    pub(crate) agent: Option<Box<Agent>>,
+    pub(crate) life: Option<Box<Life>>,
+    pub(crate) runner: Option<Box<Runner>>,
+    /// Counts connections between agent and guest, and their ends.
+    pub(crate) connection: u32,
+    pub(crate) seals: Vec<Seal>,
+    pub(crate) watched: Watched,
+    pub(crate) load_wake: Option<Moment>,
+    pub(crate) vsock_at: [Moment; 2],
+    /// Its monitor is of the version before.
+    pub(crate) old: bool,
+    /// OOM kills.
+    pub kills: u32,
+    /// Sizes with their moments, where they are recorded.
+    pub sizes: Option<Vec<(Moment, Size)>>,
+}
+
+impl Machine {
+    pub(crate) fn pod_now(&self) -> PodId {
+        self.object.pod.unwrap_or_default()
+    }
+
+    pub(crate) fn node_now(&self) -> NodeId {
+        self.agent_node().or(self.object.node).unwrap_or_default()
+    }
+
+    pub(crate) fn agent_node(&self) -> Option<NodeId> {
+        self.agent.as_ref().map(|agent| agent.node)
+    }
+}
+
+/// A watch of the API server.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Watch {
+    pub(crate) life: u32,
+    pub(crate) last: Moment,
+    pub(crate) stalled: Moment,
+}
+
+/// Everything there is.
+pub struct World {
+    pub(crate) settings: Settings,
+    pub(crate) now: Moment,
+    pub(crate) queue: Queue<Happening>,
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) pods: Vec<Pod>,
+    pub(crate) vms: Vec<Machine>,
+    pub(crate) extender: Extender,
+    pub(crate) operator: Operator,
+    pub(crate) watches: BTreeMap<Watcher, Watch>,
+    pub(crate) version: u64,
+    pub(crate) latencies: Random,
+    pub(crate) churn: Random,
+    pub(crate) faults: Faults,
+    pub(crate) plan: Vec<Fault>,
+    pub(crate) bug: Option<Bug>,
+    pub(crate) checks: bool,
+    pub(crate) violation: Option<Violation>,
+    pub(crate) trace: VecDeque<String>,
+    pub(crate) events: u64,
+    /// Pods that kubelet did not admit.
+    pub(crate) rejected: u32,
+    pub(crate) churns: bool,
+}
+
+impl World {
+    /// Nodes without VMs.
+    #[must_use]
+    pub fn new(settings: Settings, nodes: &[Amount]) -> Self {
+        let seed = settings.seed;
+        Self {
+            checks: settings.checks,
+            now: Moment::ZERO,
+            queue: Queue::new(),
+            nodes: nodes.iter().map(|room| Node::new(*room)).collect(),
+            pods: Vec::new(),
+            vms: Vec::new(),
+            extender: Extender::new(),
+            operator: Operator { up: true, epoch: 1 },
+            watches: BTreeMap::new(),
+            version: 0,
+            latencies: random(seed, LATENCIES),
+            churn: random(seed, CHURN),
+            faults: Faults::new(random(seed, CHANCE)),
+            plan: Vec::new(),
+            bug: None,
+            violation: None,
+            trace: VecDeque::new(),
+            events: 0,
+            rejected: 0,
+            churns: false,
+            settings,
+        }
+    }
+
+    /// Adds a VM that runs on a node already, at its minimum.
+    pub fn add_running(&mut self, limits: Limits, node: u32, loads: Loads) -> u32 {
+        let vm = self.vm_count();
+        let pod = self.new_pod(Owner::Vm(vm), cost(limits.min));
+        let object = &mut self.pods[pod as usize];
+        object.allocated = Some(object.spec);
+        (object.node, object.created, object.ready) = (Some(node), true, true);
+        self.nodes[node as usize].pods.push(pod);
+        let seal = Seal { epoch: 1, generation: 1, size: limits.min };
+        let status = Status {
+            phase: Phase::Running,
+            pod: Some(pod_name(pod)),
+            node: Some(node_name(node)),
+            size: Some(limits.min),
+            obeyed: Some(seal.place()),
+            ..Status::default()
+        };
+        let mut machine = self.machine(limits, loads);
+        machine.object.take(&status);
+        machine.object.approved = Some(seal);
+        machine.seals = vec![seal];
+        machine.status = Box::new(status);
+        machine.runner = Some(Box::new(Runner::new(pod, limits.min)));
+        self.vms.push(machine);
+        vm
+    }
+
+    /// Adds a VM that has no pod yet.
+    pub fn add(&mut self, limits: Limits, loads: Loads) -> u32 {
+        let vm = self.vm_count();
+        let machine = self.machine(limits, loads);
+        self.vms.push(machine);
+        self.vm_changed(vm);
+        self.workload_changed(vm);
+        vm
+    }
+
+    fn machine(&self, limits: Limits, loads: Loads) -> Machine {
+        let sizes = self.settings.trace.then(Vec::new);
+        Machine {
+            object: VmObject::new(limits),
+            status: Box::default(),
+            guest: Box::new(Guest::new(loads, limits.min)),
+            agent: None,
+            life: None,
+            runner: None,
+            connection: 0,
+            seals: Vec::new(),
+            watched: Watched::default(),
+            load_wake: None,
+            vsock_at: [Moment::ZERO; 2],
+            old: false,
+            kills: 0,
+            sizes,
+        }
+    }
+
+    /// All parts start: they list what there is.
+    pub fn begin(&mut self) {
+        self.extender_lists();
+        self.relist(Watcher::Operator);
+        for node in 0..self.node_count() {
+            self.relist(Watcher::Agent(node));
+        }
+        for vm in 0..self.vm_count() {
+            self.workload_changed(vm);
+            self.look_soon(vm);
+        }
+        for index in 0..self.plan.len() {
+            let Fault { at, lasts, .. } = self.plan[index];
+            self.queue.push(at, Happening::Fault(index, true));
+            self.queue.push(at + lasts, Happening::Fault(index, false));
+        }
+        if self.churns {
+            self.queue.push(Moment::from_secs(10), Happening::Churn);
+        }
+    }
+
+    /// Lets time pass, or until a rule is broken.
+    pub fn run(&mut self, until: Moment) {
+        while self.violation.is_none() {
+            let Some((at, what)) = self.queue.pop(until) else {
+                self.now = until;
+                return;
+            };
+            self.now = at;
+            self.events += 1;
+            self.happen(what);
+        }
+    }
+
+    fn happen(&mut self, what: Happening) {
+        match what {
+            Happening::Deliver(link, message) => self.deliver(link, *message),
+            Happening::Guest(vm, look) => self.look(vm, look),
+            Happening::Load(vm) => self.work(vm),
+            Happening::Agent(vm) => self.agent_wakes(vm),
+            Happening::Connect(vm) => self.connect(vm),
+            Happening::Break(vm) => self.disconnect(vm),
+            Happening::Life(vm) => self.life_wakes(vm),
+            Happening::Poll(vm, pod) => self.poll_again(vm, pod),
+            Happening::Ledger => self.ledger_wakes(),
+            Happening::Lane(vm, pod, kind, step) => self.lane_moves(vm, pod, kind, step),
+            Happening::Kubelet(pod) => self.kubelet(pod),
+            Happening::Schedule => self.schedule(),
+            Happening::Evict(node) => self.evict(node),
+            Happening::Fault(index, begins) => self.fault(index, begins),
+            Happening::Churn => self.churn(),
+            Happening::Rest => self.judge_rest(),
+            Happening::Restart(part) => self.restart(part),
+        }
+    }
+
+    /// The guest's monitor looks at its counters.
+    fn look(&mut self, vm: VmId, look: u32) {
+        let now = self.now;
+        let machine = &mut self.vms[vm as usize];
+        let guest = &mut machine.guest;
+        let stopped = machine.runner.is_none() || !guest.monitor;
+        if guest.look != look || stopped || guest.manner == Manner::Silent {
+            return;
+        }
+        guest.asleep = false;
+        let said = guest.look(self.settings.doze, now);
+        let sample = said.sample.map(|sample| machine.pretend(sample, now));
+        let ask = match machine.guest.manner {
+            Manner::Lying(by) if by % 3 == 0 => Some(machine.guest.size.saturating_add(machine.guest.size)),
+            Manner::Flooding => Some(machine.object.limits.max),
+            _ => said.ask,
+        };
+        let (connection, link) = (machine.connection, Link::Vsock(machine.node_now()));
+        let connected = machine.agent.as_ref().is_some_and(|agent| agent.connected);
+        if connected && let Some(sample) = sample {
+            self.send(link, Message::Sample { vm, connection, sample });
+        }
+        if connected && let Some(want) = ask {
+            self.send(link, Message::Ask { vm, connection, want });
+        }
+        let mut wake = said.wake.unwrap_or(now + Duration::from_secs(1));
+        if self.vms[vm as usize].guest.manner == Manner::Flooding {
+            wake = wake.min(now + Duration::from_millis(20));
+        }
+        if let Some(until) = self.may_sleep(vm) {
+            self.vms[vm as usize].guest.asleep = true;
+            wake = until;
+        }
+        self.look_at(vm, wake.max(now + Duration::from_nanos(1)));
+    }
+
+    fn look_at(&mut self, vm: VmId, at: Moment) {
+        let guest = &mut self.vms[vm as usize].guest;
+        guest.look = guest.look.wrapping_add(1);
+        let look = guest.look;
+        self.queue.push(at, Happening::Guest(vm, look));
+    }
+
+    pub(crate) fn look_soon(&mut self, vm: VmId) {
+        self.look_at(vm, self.now);
+    }
+
+    /// Until when nobody needs to look at the VM, if all that serves it is at rest.
+    fn may_sleep(&self, vm: VmId) -> Option<Moment> {
+        let machine = &self.vms[vm as usize];
+        let until = machine.guest.changes_at(self.now);
+        let until = until.map_or(self.now + Duration::from_secs(1 << 20), |at| at.earlier(WAKE_BEFORE));
+        let still = self.now.since(machine.guest.steady_since) >= AWAKE;
+        if !self.settings.sleep || !still || until <= self.now + WAKE_BEFORE {
+            return None;
+        }
+        let (agent, runner) = (machine.agent.as_ref()?, machine.runner.as_ref()?);
+        let overview = agent.scaler.overview(self.now)?;
+        let plugged = runner.size();
+        let rests = overview.desired == plugged
+            && overview.permit == Some(plugged)
+            && machine.object.spec == plugged
+            && machine.object.plugged == Some(plugged)
+            && !runner.busy()
+            && machine.guest.policy.settled(self.now)
+            && agent.scaler.next(self.now).start.is_empty();
+        rests.then_some(until)
+    }
+
+    /// The workload changes, or what it holds bends.
+    fn work(&mut self, vm: VmId) {
+        let now = self.now;
+        let machine = &mut self.vms[vm as usize];
+        if machine.load_wake != Some(now) {
+            return;
+        }
+        machine.load_wake = None;
+        let kills = machine.guest.work(now);
+        self.killed(vm, kills);
+        self.workload_changed(vm);
+    }
+
+    /// What a workload holds follows another line: see when it bends next.
+    pub(crate) fn workload_changed(&mut self, vm: VmId) {
+        let machine = &mut self.vms[vm as usize];
+        let at = machine.guest.changes_at(self.now);
+        if at != machine.load_wake {
+            machine.load_wake = at;
+            if let Some(at) = at {
+                self.queue.push(at, Happening::Load(vm));
+            }
+        }
+        if machine.guest.asleep {
+            self.look_soon(vm);
+        }
+    }
+
+    fn killed(&mut self, vm: VmId, kills: Kills) {
+        self.vms[vm as usize].kills += kills.0;
+    }
+
+    /// The hypervisor has another size.
+    pub(crate) fn resized(&mut self, vm: VmId, before: Size, size: Size, kills: Kills) {
+        self.killed(vm, kills);
+        let now = self.now;
+        if let Some(sizes) = &mut self.vms[vm as usize].sizes {
+            sizes.push((now, size));
+        }
+        self.judge_size(vm, before, size, kills);
+    }
+
+    /// Another hypervisor runs the VM.
+    pub(crate) fn booted(&mut self, vm: VmId, _size: Size, kills: Kills) {
+        self.killed(vm, kills);
+        self.workload_changed(vm);
+        self.judge_vm(vm);
+    }
+
+    pub(crate) fn new_pod(&mut self, owner: Owner, requests: Amount) -> PodId {
+        let pod = u32::try_from(self.pods.len()).unwrap_or(u32::MAX);
+        self.pods.push(Pod::new(owner, requests));
+        pod
+    }
+
+    pub(crate) fn vm_count(&self) -> VmId {
+        u32::try_from(self.vms.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn node_count(&self) -> NodeId {
+        u32::try_from(self.nodes.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn node_of(&self, pod: PodId) -> NodeId {
+        self.pods.get(pod as usize).and_then(|pod| pod.node).unwrap_or_default()
+    }
+
+    /// VMs that the agent of a node serves.
+    pub(crate) fn vms_on(&self, node: NodeId) -> Vec<VmId> {
+        let serves = |(_, machine): &(u32, &Machine)| machine.agent_node() == Some(node);
+        (0_u32..).zip(&self.vms).filter(serves).map(|(vm, _)| vm).collect()
+    }
+
+    /// The VMs.
+    #[must_use]
+    pub fn machines(&self) -> &[Machine] {
+        &self.vms
+    }
+
+    /// The first rule that was broken.
+    #[must_use]
+    pub fn violation(&self) -> Option<&Violation> {
+        self.violation.as_ref()
+    }
+
+    /// The last lines of the trace.
+    #[must_use]
+    pub fn trace_lines(&self) -> Vec<String> {
+        self.trace.iter().cloned().collect()
+    }
+
+    /// Events so far.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.events
+    }
+}
