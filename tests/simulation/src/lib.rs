@@ -1,5 +1,7 @@
 //! What the shipped brains decide, seen from outside: the parts of the program `simulate`.
 
 pub mod goal;
+pub mod held;
+mod line;
 pub mod load;
 pub mod random;
