@@ -4,4 +4,5 @@ pub mod goal;
 pub mod held;
 mod line;
 pub mod load;
+pub mod quality;
 pub mod random;
