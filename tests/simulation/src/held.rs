@@ -11,6 +11,7 @@
 //! above that, the workload is killed once in every cycle of restart and rise, as a service under a supervisor is.
 //!
 //! All changes come at whole nanoseconds that follow from the inputs alone, so that looking often or seldom gives the same.
+//! Of what happens at one nanosecond, more memory or another load comes before a kill, unless that was already looked at.
 //! Touching takes no CPU from the rest of the workload, and its speed follows the CPU wished, not the CPU granted: memory
 //! grows at least as fast here as in a VM that is short of CPU.
 
@@ -75,9 +76,9 @@ impl Held {
         Self { touch, wish: nothing, held: nothing, speed: 0, available: 0, phase }
     }
 
-    /// The wish becomes `load`, which has begun by `now`. Tells the kills until `now`.
+    /// The wish becomes `load`, which has begun by `now`. Tells the kills before `now`: the wish before does not kill then.
     pub fn wish(&mut self, load: &Load, now: Moment) -> Kills {
-        let kills = self.advance(now);
+        let kills = self.pass(nanos(now), false);
         let held = self.at(now).0;
         let cores = u64::from(load.cpu.whole_up().max(1));
         let speed = self.touch.per_core.saturating_mul(cores).min(self.touch.most);
@@ -89,12 +90,13 @@ impl Held {
         kills
     }
 
-    /// From `now` on the VM has so much for the workload. Tells the kills until `now`, with the one that less memory may
-    /// bring.
+    /// From `now` on the VM has so much for the workload. Tells the kills before `now`, with the one that less memory may
+    /// bring; where memory would just have been too little at `now`, more comes in time.
     pub fn available(&mut self, bytes: Bytes, now: Moment) -> Kills {
-        let Kills(mut kills) = self.advance(now);
+        let Kills(mut kills) = self.pass(nanos(now), false);
+        let less = bytes.0 < self.available;
         self.available = bytes.0;
-        if self.at(now) > bytes {
+        if less && self.at(now) > bytes {
             self.kill(nanos(now));
             kills = kills.saturating_add(1);
         }
@@ -103,11 +105,16 @@ impl Held {
 
     /// Time passes until `now`, that moment included.
     pub fn advance(&mut self, now: Moment) -> Kills {
-        let (now, mut kills) = (nanos(now), 0_u32);
+        self.pass(nanos(now), true)
+    }
+
+    fn pass(&mut self, now: u64, kill_now: bool) -> Kills {
+        let mut kills = 0_u32;
         while let Some((at, phase)) = self.next_phase().filter(|(at, _)| *at <= now) {
             match phase {
                 Phase::Following => self.phase = Phase::Following,
                 Phase::Catching => self.settle(at, 0),
+                Phase::Down if at == now && !kill_now => break,
                 Phase::Down => {
                     self.kill(at);
                     kills = kills.saturating_add(1);
@@ -139,8 +146,8 @@ impl Held {
         }
     }
 
-    /// The next moment after `now` at which the held or the wished memory bends or jumps without any call but `advance`.
-    /// `now` is where the last call was.
+    /// The next moment at which the held or the wished memory bends or jumps without any call but `advance`: after `now`, to
+    /// which it was advanced last.
     #[must_use]
     pub fn next_change(&self, now: Moment) -> Option<Moment> {
         // A falling wish ends at zero.
@@ -238,6 +245,17 @@ mod tests {
         assert_eq!(held.advance(millis(100_000)), Kills(0));
         assert_eq!(held.at(millis(100_000)), Bytes(5000));
         assert_eq!(held.available(Bytes(4999), millis(100_000)), Kills(1), "memory taken away");
+    }
+
+    #[test]
+    fn more_memory_at_the_moment_of_a_kill_is_in_time() {
+        for (available, kills) in [(1999, 0), (999, 1)] {
+            let mut held = Held::new(Touch { per_core: Bytes(1000), most: Bytes(4000) });
+            let _none = held.available(Bytes(999), Moment::ZERO);
+            let _none = held.wish(&load(0, 1, 5000, 0), Moment::ZERO);
+            assert_eq!(held.available(Bytes(available), millis(1000)), Kills(0));
+            assert_eq!(held.advance(millis(1000)), Kills(kills));
+        }
     }
 
     /// The same in steps of 1 ms. It takes the exact moment of a kill from the model under test, after it has found that the
