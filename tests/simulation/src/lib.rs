@@ -1,9 +1,11 @@
 //! What the shipped brains decide, seen from outside: the parts of the program `simulate`.
 
+pub mod baseline;
 pub mod fleet;
 pub mod goal;
 pub mod held;
 mod line;
 pub mod load;
+pub mod quality;
 pub mod random;
 pub mod search;
