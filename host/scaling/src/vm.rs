@@ -1,9 +1,11 @@
 //! The request machine towards the VM object: what it shows, and the patch in flight.
 
+use std::time::Duration;
+
 use guest_units::{Moment, Size};
 
 use crate::event::VmView;
-use crate::policy::{Headroom, Retries};
+use crate::policy::Retries;
 
 #[derive(Debug, Clone, Copy)]
 struct Patching {
@@ -55,12 +57,12 @@ impl Vm {
     }
 
     /// The last step down of CPU and memory is complete, or took too long to wait for, and the pause is over.
-    pub(crate) fn settled(&self, now: Moment, numbers: &Headroom) -> (bool, bool) {
+    pub(crate) fn settled(&self, now: Moment, step_pause: Duration) -> (bool, bool) {
         let Some(view) = self.view else { return (false, false) };
         let settled = |step: Option<Moment>, complete: bool| {
             step.is_none_or(|at| {
                 let pauses = if complete { 1 } else { 4 };
-                at + numbers.step_pause.saturating_mul(pauses) <= now
+                at + step_pause.saturating_mul(pauses) <= now
             })
         };
         (
@@ -120,12 +122,14 @@ impl Vm {
         true
     }
 
-    pub(crate) fn wakes(&self, numbers: &Headroom, retries: &Retries) -> [Option<Moment>; 6] {
-        let pause = numbers.step_pause;
+    pub(crate) fn wakes(&self, retries: &Retries) -> [Option<Moment>; 2] {
+        [self.not_before, self.plugged_changed_at.map(|at| at + retries.return_settle)]
+    }
+
+    /// When the pauses between steps down end.
+    pub(crate) fn step_wakes(&self, pause: Duration) -> [Option<Moment>; 4] {
         let late = pause.saturating_mul(4);
         [
-            self.not_before,
-            self.plugged_changed_at.map(|at| at + retries.return_settle),
             self.cpu_step_at.map(|at| at + pause),
             self.memory_step_at.map(|at| at + pause),
             self.cpu_step_at.map(|at| at + late),

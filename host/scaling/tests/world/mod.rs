@@ -139,7 +139,7 @@ impl World {
     }
 
     pub(crate) fn sample(&mut self, demand: Size) {
-        self.event(Event::Sample(Sample { demand, used: demand }));
+        self.event(Event::Sample(Sample { demand, used: demand, system: None }));
     }
 
     /// What the guest has: the object shows it later.
