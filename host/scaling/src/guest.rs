@@ -21,6 +21,13 @@ enum Busy {
     Telling { generation: u64, plugged: Size },
 }
 
+/// What the guest said last, without what is kept elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Said {
+    pub(crate) demand: Size,
+    pub(crate) used: Size,
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Until {
     size: Size,
@@ -31,7 +38,7 @@ struct Until {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Guest {
     connected: bool,
-    last: Option<(Sample, Moment)>,
+    last: Option<(Said, Moment)>,
     /// Start of the unbroken spell in which the guest was heard.
     heard_since: Option<Moment>,
     busy: Option<Busy>,
@@ -61,7 +68,8 @@ impl Guest {
         if !self.live(now, silence) || self.heard_since.is_none() {
             self.heard_since = Some(now);
         }
-        self.last = Some((sample, now));
+        let Sample { demand, used, system: _ } = sample;
+        self.last = Some((Said { demand, used }, now));
     }
 
     /// Connected and heard lately.
@@ -78,8 +86,8 @@ impl Guest {
         self.heard_since
     }
 
-    pub(crate) fn sample(&self) -> Option<Sample> {
-        self.last.map(|(sample, _)| sample)
+    pub(crate) fn said(&self) -> Option<Said> {
+        self.last.map(|(said, _)| said)
     }
 
     /// No request may be started now.

@@ -37,7 +37,8 @@ pub struct Overview {
 #[derive(Debug, Clone)]
 pub struct Scaler {
     limits: Limits,
-    policy: Policy,
+    /// Configuration, not state: replaced as a whole.
+    policy: Box<Policy>,
     generation: u64,
     cpu_peak: Peak,
     memory_peak: Peak,
@@ -54,7 +55,7 @@ impl Scaler {
     pub fn new(limits: Limits, policy: Policy, first_generation: u64) -> Self {
         Self {
             limits,
-            policy,
+            policy: Box::new(policy),
             generation: first_generation,
             cpu_peak: Peak::default(),
             memory_peak: Peak::default(),
@@ -71,7 +72,7 @@ impl Scaler {
         let retries = self.policy.retries;
         match event {
             Event::Limits(limits) => self.limits = limits,
-            Event::Policy(policy) => self.policy(*policy),
+            Event::Policy(policy) => self.policy(policy),
             Event::Vm(view) => {
                 self.vm.seen(view, now);
                 self.permit.seen(view.approved);
@@ -174,7 +175,7 @@ impl Scaler {
             desired: judgement.desired,
             permit: self.permit.size(),
             plugged: self.vm.view()?.plugged,
-            used: self.guest.sample().map(|sample| sample.used),
+            used: self.guest.said().map(|said| said.used),
         })
     }
 
@@ -202,7 +203,7 @@ impl Scaler {
     }
 
     /// Another policy knows nothing of what the one before observed: its calm spell starts now.
-    fn policy(&mut self, policy: Policy) {
+    fn policy(&mut self, policy: Box<Policy>) {
         let same =
             std::mem::discriminant(&self.policy.rules) == std::mem::discriminant(&policy.rules);
         if !same {
@@ -210,7 +211,7 @@ impl Scaler {
             self.guest.forget_spell();
         }
         self.policy = policy;
-        self.reference.changed(&policy.rules);
+        self.reference.changed(&self.policy.rules);
     }
 
     /// How long a guest may be silent and still count as heard.
@@ -365,8 +366,7 @@ impl Scaler {
         if self.guest.occupied(now) {
             return None;
         }
-        let done = view.plugged == view.spec || self.vm.quiet(now, &self.policy.retries);
-        if done && self.guest.must_hear(view.plugged) {
+        if self.vm.at_rest(now, &self.policy.retries) && self.guest.must_hear(view.plugged) {
             let tell = Action::TellGuest { generation, plugged: view.plugged };
             return Some((tell, Why::Plugged));
         }

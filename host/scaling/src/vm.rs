@@ -56,6 +56,16 @@ impl Vm {
         self.plugged_changed_at.is_none_or(|at| at + retries.return_settle <= now)
     }
 
+    /// What is plugged stays so: it is what the spec says, or does not come nearer to it, and no step down was ordered of
+    /// which nothing was seen yet.
+    pub(crate) fn at_rest(&self, now: Moment, retries: &Retries) -> bool {
+        let seen = |at: Moment| self.plugged_changed_at.is_some_and(|changed| changed > at);
+        let over = |at: Moment| seen(at) || at + retries.return_settle <= now;
+        let reached = self.view.is_some_and(|view| view.plugged == view.spec);
+        let mut steps = [self.cpu_step_at, self.memory_step_at].into_iter().flatten();
+        steps.all(over) && (reached || self.quiet(now, retries))
+    }
+
     /// The last step down of CPU and memory is complete, or took too long to wait for, and the pause is over.
     pub(crate) fn settled(&self, now: Moment, step_pause: Duration) -> (bool, bool) {
         let Some(view) = self.view else { return (false, false) };
@@ -122,8 +132,14 @@ impl Vm {
         true
     }
 
-    pub(crate) fn wakes(&self, retries: &Retries) -> [Option<Moment>; 2] {
-        [self.not_before, self.plugged_changed_at.map(|at| at + retries.return_settle)]
+    pub(crate) fn wakes(&self, retries: &Retries) -> [Option<Moment>; 4] {
+        let settled = |at: Option<Moment>| at.map(|at| at + retries.return_settle);
+        [
+            self.not_before,
+            settled(self.plugged_changed_at),
+            settled(self.cpu_step_at),
+            settled(self.memory_step_at),
+        ]
     }
 
     /// When the pauses between steps down end.

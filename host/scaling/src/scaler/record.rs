@@ -46,7 +46,7 @@ impl Scaler {
             }
         }
         Inputs {
-            demand: self.guest.sample().map(|sample| sample.demand),
+            demand: self.guest.said().map(|said| said.demand),
             cpu_peak: cpu_peak.map(|(peak, _)| size(peak, 0).cpu),
             memory_peak: memory_peak.map(|(peak, _)| Bytes(peak)),
             min: self.limits.min,
