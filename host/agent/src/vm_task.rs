@@ -264,7 +264,7 @@ impl Task {
         let endpoint = match what {
             ScalerNotify::Sample(sample) => {
                 self.health.heard(now);
-                let sample = Sample { demand: sample.demand, used: sample.used };
+                let sample = Sample { demand: sample.demand, used: sample.used, system: None };
                 self.handle(Event::Sample(sample));
                 "Sample"
             }

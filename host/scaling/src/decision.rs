@@ -6,6 +6,8 @@ use std::fmt;
 use guest_units::{Bytes, MilliCpu, Moment, Size};
 use serde::{Serialize, Serializer};
 
+use crate::reference::{ComputeUnit, Denied, Goal, ReferenceConfig, Requested};
+
 /// Records kept for each VM.
 const RING: usize = 256;
 /// Records that may still change: one for each counterparty, and some room.
@@ -14,7 +16,7 @@ const RECENT: usize = 4;
 const REASON_CHARS: usize = 256;
 
 /// The numbers a decision was made from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Inputs {
     /// The guest's last demand.
@@ -35,6 +37,33 @@ pub struct Inputs {
     pub veto: Option<Size>,
     /// The guest is connected and heard.
     pub guest_live: bool,
+    /// What the policy `reference` adds; `None` under another policy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference: Option<Box<ReferenceInputs>>,
+}
+
+/// What the policy `reference` decided from: with the bounds above and the size before, enough to decide again.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReferenceInputs {
+    /// Load average over a minute.
+    pub load1: Option<f64>,
+    /// Load average over five minutes.
+    pub load5: Option<f64>,
+    /// Memory in use, as the reference counts it.
+    pub memory_usage: Option<Bytes>,
+    /// Page cache.
+    pub memory_cached: Option<Bytes>,
+    /// The goal, its parts in compute units, and what the cache's windows showed.
+    pub goal: Goal,
+    /// What the guest asked for lately.
+    pub requested: Option<Requested>,
+    /// What the guest denied lately.
+    pub denied: Option<Denied>,
+    /// The step of sizes.
+    pub unit: ComputeUnit,
+    /// Numbers of the goal.
+    pub config: ReferenceConfig,
 }
 
 /// Another size that was considered, and why it was not taken.
@@ -127,7 +156,7 @@ pub(crate) fn bounded_reason(reason: &str) -> String {
 }
 
 /// One decision to change the size.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Decision {
     /// When; the shell turns it into wall time.

@@ -7,15 +7,25 @@
 //!   any  --failed, lost-----> pause, nothing agreed
 //! ```
 
+use std::time::Duration;
+
 use guest_units::{Moment, Size};
 
 use crate::event::Sample;
-use crate::policy::{Headroom, Retries};
+use crate::policy::Retries;
+use crate::reference::Denied;
 
 #[derive(Debug, Clone, Copy)]
 enum Busy {
-    Asking { generation: u64, to: Size },
+    Asking { generation: u64, from: Size, to: Size },
     Telling { generation: u64, plugged: Size },
+}
+
+/// What the guest said last, without what is kept elsewhere.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Said {
+    pub(crate) demand: Size,
+    pub(crate) used: Size,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -28,20 +38,22 @@ struct Until {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Guest {
     connected: bool,
-    last: Option<(Sample, Moment)>,
+    last: Option<(Said, Moment)>,
     /// Start of the unbroken spell in which the guest was heard.
     heard_since: Option<Moment>,
     busy: Option<Busy>,
     agreed: Option<Until>,
     veto: Option<Until>,
+    /// The question that was vetoed; it counts as long as the veto.
+    denied: Option<Denied>,
     told: Option<Size>,
     not_before: Option<Moment>,
 }
 
 impl Guest {
     pub(crate) fn connected(&mut self) {
-        let veto = self.veto;
-        *self = Self { connected: true, veto, ..Self::default() };
+        let Self { veto, denied, .. } = *self;
+        *self = Self { connected: true, veto, denied, ..Self::default() };
     }
 
     pub(crate) fn lost(&mut self) {
@@ -52,24 +64,30 @@ impl Guest {
         self.told = None;
     }
 
-    pub(crate) fn heard(&mut self, sample: Sample, now: Moment, numbers: &Headroom) {
-        if !self.live(now, numbers) || self.heard_since.is_none() {
+    pub(crate) fn heard(&mut self, sample: Sample, now: Moment, silence: Duration) {
+        if !self.live(now, silence) || self.heard_since.is_none() {
             self.heard_since = Some(now);
         }
-        self.last = Some((sample, now));
+        let Sample { demand, used, system: _ } = sample;
+        self.last = Some((Said { demand, used }, now));
     }
 
     /// Connected and heard lately.
-    pub(crate) fn live(&self, now: Moment, numbers: &Headroom) -> bool {
-        self.connected && self.last.is_some_and(|(_, at)| at + numbers.silence > now)
+    pub(crate) fn live(&self, now: Moment, silence: Duration) -> bool {
+        self.connected && self.last.is_some_and(|(_, at)| at + silence > now)
+    }
+
+    /// Every spell in which the guest was heard starts anew.
+    pub(crate) fn forget_spell(&mut self) {
+        self.heard_since = None;
     }
 
     pub(crate) fn heard_since(&self) -> Option<Moment> {
         self.heard_since
     }
 
-    pub(crate) fn sample(&self) -> Option<Sample> {
-        self.last.map(|(sample, _)| sample)
+    pub(crate) fn said(&self) -> Option<Said> {
+        self.last.map(|(said, _)| said)
     }
 
     /// No request may be started now.
@@ -94,14 +112,24 @@ impl Guest {
         self.veto.filter(|veto| veto.until > now).map(|veto| veto.size)
     }
 
+    /// The question whose veto still binds.
+    pub(crate) fn denied(&self, now: Moment) -> Option<Denied> {
+        self.denied.filter(|_| self.veto(now).is_some())
+    }
+
+    /// What the guest was told to have.
+    pub(crate) fn told(&self) -> Option<Size> {
+        self.told
+    }
+
     /// The guest does not know this size yet.
     pub(crate) fn must_hear(&self, plugged: Size) -> bool {
         self.told != Some(plugged)
     }
 
-    pub(crate) fn asking(&mut self, generation: u64, to: Size) {
+    pub(crate) fn asking(&mut self, generation: u64, from: Size, to: Size) {
         self.agreed = None;
-        self.busy = Some(Busy::Asking { generation, to });
+        self.busy = Some(Busy::Asking { generation, from, to });
     }
 
     pub(crate) fn telling(&mut self, generation: u64, plugged: Size) {
@@ -110,7 +138,7 @@ impl Guest {
 
     /// Whether the answer belongs to the question in flight.
     pub(crate) fn fine(&mut self, generation: u64, now: Moment, retries: &Retries) -> bool {
-        let Some(to) = self.question(generation) else { return false };
+        let Some((_, to)) = self.question(generation) else { return false };
         self.busy = None;
         self.agreed = Some(Until { size: to, until: now + retries.agreement_valid });
         true
@@ -124,10 +152,9 @@ impl Guest {
         now: Moment,
         retries: &Retries,
     ) -> bool {
-        if self.question(generation).is_none() {
-            return false;
-        }
+        let Some((from, to)) = self.question(generation) else { return false };
         self.busy = None;
+        self.denied = Some(Denied { target: to, current: from });
         self.veto = Some(Until { size: least, until: now + retries.veto_valid });
         self.not_before = Some(now + retries.veto_pause);
         true
@@ -158,9 +185,12 @@ impl Guest {
         [self.agreed.map(|a| a.until), self.veto.map(|v| v.until), self.not_before]
     }
 
-    fn question(&self, generation: u64) -> Option<Size> {
+    /// The question in flight with this generation: from what, to what.
+    fn question(&self, generation: u64) -> Option<(Size, Size)> {
         match self.busy {
-            Some(Busy::Asking { generation: asked, to }) if asked == generation => Some(to),
+            Some(Busy::Asking { generation: asked, from, to }) if asked == generation => {
+                Some((from, to))
+            }
             _ => None,
         }
     }

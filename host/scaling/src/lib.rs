@@ -32,7 +32,7 @@ mod scaler;
 mod vm;
 
 pub use action::{Action, Actions, Why};
-pub use decision::{Alternative, Decision, Inputs, Outcome};
-pub use event::{Event, Limits, Sample, VmView};
-pub use policy::{Headroom, Policy, Retries};
+pub use decision::{Alternative, Decision, Inputs, Outcome, ReferenceInputs};
+pub use event::{Event, Limits, Sample, SystemSample, VmView};
+pub use policy::{Headroom, Policy, Reference, Retries, Rules};
 pub use scaler::{Overview, Scaler};

@@ -1,16 +1,66 @@
-//! The numbers of the `headroom` policy and of the retries. Every number is configuration.
+//! Which policy, its numbers, and those of the retries. Every number is configuration.
 
 use std::time::Duration;
 
 use guest_units::{Bytes, MilliCpu};
 
-/// How a VM is scaled: the policy's numbers and when failed requests are repeated.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+use crate::reference::{ComputeUnit, ReferenceConfig};
+
+/// How a VM is scaled: where its goal comes from, and when failed requests are repeated.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Policy {
-    /// Numbers of the `headroom` policy.
-    pub headroom: Headroom,
+    /// Where the goal comes from.
+    pub rules: Rules,
     /// Pauses after failures and refusals.
     pub retries: Retries,
+}
+
+impl Policy {
+    /// The policy `reference` with the reference's own timers.
+    #[must_use]
+    pub fn reference(config: ReferenceConfig, unit: ComputeUnit) -> Self {
+        let rules = Rules::Reference(Reference { config, unit, ..Reference::default() });
+        Self { rules, retries: Retries::default().like_reference() }
+    }
+}
+
+/// Where the goal comes from.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Rules {
+    /// What the guest says that it needs, and a reserve.
+    Headroom(Headroom),
+    /// Load averages, memory in use and the cache's windows, in compute units.
+    Reference(Reference),
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self::Headroom(Headroom::default())
+    }
+}
+
+/// Up at once to the goal, down one compute unit for each agreement of the guest.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reference {
+    /// Numbers of the goal.
+    pub config: ReferenceConfig,
+    /// The step of sizes.
+    pub unit: ComputeUnit,
+    /// How long the guest's wish for more counts.
+    pub requested_valid: Duration,
+    /// A guest that was not heard for this long is never shrunk.
+    pub silence: Duration,
+}
+
+impl Default for Reference {
+    fn default() -> Self {
+        Self {
+            config: ReferenceConfig::default(),
+            unit: ComputeUnit::SHIPPED,
+            requested_valid: Duration::from_secs(10),
+            silence: Duration::from_secs(30),
+        }
+    }
 }
 
 /// Size = demand + headroom. Up at once, down in steps after a calm spell.
@@ -79,6 +129,21 @@ pub struct Retries {
     pub agreement_valid: Duration,
     /// What is gone is returned once nothing more went for this long.
     pub return_settle: Duration,
+}
+
+impl Retries {
+    /// These, where the reference is not faster or slower by its nature: a wish to grow that failed waits like every
+    /// other, and a veto alone keeps the guest from being asked again.
+    #[must_use]
+    pub fn like_reference(self) -> Self {
+        let failed = self.permit_failed;
+        Self {
+            growth_failed: failed,
+            growth_failed_longest: failed,
+            veto_pause: Duration::ZERO,
+            ..self
+        }
+    }
 }
 
 impl Default for Retries {

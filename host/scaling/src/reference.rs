@@ -17,10 +17,14 @@
 //! | a goal beyond 16 bits wraps to a tiny one | saturates | `goal::tests::absurd_metrics_saturate` |
 //! | cache windows drive the goal after their metrics were switched off | dropped at once | `goal::tests::windows_count_only_while_they_are_enabled` |
 
+mod cache;
 mod config;
 mod desired;
 mod goal;
+mod state;
 
+pub use cache::CacheWindows;
 pub use config::{ConfigProblem, ReferenceConfig};
 pub use desired::{ComputeUnit, Denied, Desired, Requested};
 pub use goal::{CacheMetrics, Components, Goal, SystemMetrics, WorkingSet, goal};
+pub(crate) use state::State;

@@ -1,7 +1,11 @@
 //! The decision machine of one VM: events are recorded by `handle`, `next` names what to do.
 
+mod headroom;
 mod judgement;
 mod record;
+mod reference;
+
+use std::time::Duration;
 
 use guest_units::{Moment, Size};
 
@@ -9,17 +13,17 @@ use self::judgement::{Judgement, size};
 use crate::action::{Action, Actions, Why};
 use crate::decision::{Decision, Outcome, Ring, bounded_reason};
 use crate::event::{Event, Limits, Sample};
-use crate::goal::{need, round_up};
 use crate::guest::Guest;
 use crate::peak::Peak;
 use crate::permit::{Answer, Permit, Wanted};
-use crate::policy::Policy;
+use crate::policy::{Policy, Rules};
+use crate::reference::State;
 use crate::vm::Vm;
 
 /// What a list of VMs shows of one VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Overview {
-    /// The goal.
+    /// The goal; what the way down still leads to, where it goes in steps of compute units.
     pub desired: Size,
     /// What the scheduler allows.
     pub permit: Option<Size>,
@@ -33,10 +37,12 @@ pub struct Overview {
 #[derive(Debug, Clone)]
 pub struct Scaler {
     limits: Limits,
-    policy: Policy,
+    /// Configuration, not state: replaced as a whole.
+    policy: Box<Policy>,
     generation: u64,
     cpu_peak: Peak,
     memory_peak: Peak,
+    reference: State,
     guest: Guest,
     permit: Permit,
     vm: Vm,
@@ -49,10 +55,11 @@ impl Scaler {
     pub fn new(limits: Limits, policy: Policy, first_generation: u64) -> Self {
         Self {
             limits,
-            policy,
+            policy: Box::new(policy),
             generation: first_generation,
             cpu_peak: Peak::default(),
             memory_peak: Peak::default(),
+            reference: State::default(),
             guest: Guest::default(),
             permit: Permit::default(),
             vm: Vm::default(),
@@ -65,6 +72,7 @@ impl Scaler {
         let retries = self.policy.retries;
         match event {
             Event::Limits(limits) => self.limits = limits,
+            Event::Policy(policy) => self.policy(policy),
             Event::Vm(view) => {
                 self.vm.seen(view, now);
                 self.permit.seen(view.approved);
@@ -73,6 +81,7 @@ impl Scaler {
                 }
             }
             Event::Sample(sample) => self.sample(sample, now),
+            Event::Cache(windows) => self.reference.cached(windows, &self.policy.rules),
             Event::Asked(want) => self.asked(want, now),
             Event::Started(action) => self.started(action, now),
             Event::PermitAnswered { generation, permit, reason } => {
@@ -116,7 +125,10 @@ impl Scaler {
                 }
             }
             Event::GuestConnected => self.guest.connected(),
-            Event::GuestLost => self.guest.lost(),
+            Event::GuestLost => {
+                self.guest.lost();
+                self.reference.lost();
+            }
         }
     }
 
@@ -160,46 +172,54 @@ impl Scaler {
     pub fn overview(&self, now: Moment) -> Option<Overview> {
         let judgement = self.judge(now)?;
         Some(Overview {
-            desired: judgement.goal,
+            desired: judgement.desired,
             permit: self.permit.size(),
             plugged: self.vm.view()?.plugged,
-            used: self.guest.sample().map(|sample| sample.used),
+            used: self.guest.said().map(|said| said.used),
         })
     }
 
     fn sample(&mut self, sample: Sample, now: Moment) {
-        let numbers = self.policy.headroom;
-        self.guest.heard(sample, now, &numbers);
-        let cpu = need(
-            u64::from(sample.demand.cpu.0),
-            numbers.cpu_headroom_percent,
-            u64::from(numbers.cpu_headroom_min.0),
-            u64::from(numbers.cpu_grid.0),
-        );
-        let memory = need(
-            sample.demand.memory.0,
-            numbers.memory_reserve_percent,
-            numbers.memory_reserve_min.0,
-            self.limits.slot.0,
-        );
-        self.needs(cpu, memory, now);
+        self.guest.heard(sample, now, self.silence());
+        self.reference.measured(sample.system, &self.policy.rules);
+        if let Rules::Headroom(numbers) = self.policy.rules {
+            self.measured(&numbers, sample.demand, now);
+        }
     }
 
-    /// An urgent wish brings its own reserve; it counts like a measured need for one calm spell.
     fn asked(&mut self, want: Size, now: Moment) {
-        let cpu = round_up(u64::from(want.cpu.0), u64::from(self.policy.headroom.cpu_grid.0));
-        let memory = round_up(want.memory.0, self.limits.slot.0);
-        self.needs(cpu, memory, now);
+        match self.policy.rules {
+            Rules::Headroom(numbers) => self.urgent(&numbers, want, now),
+            Rules::Reference(rules) => {
+                let plugged = self.vm.view().map(|view| view.plugged);
+                // What it knew to have when it asked: it may not know yet, or know already what is still going.
+                let base = match (self.guest.told(), plugged) {
+                    (Some(told), Some(plugged)) => told.min(plugged),
+                    (told, plugged) => told.or(plugged).unwrap_or_default(),
+                };
+                self.reference.asked(want, base, &rules, now);
+            }
+        }
     }
 
-    /// Claims are bounded before they are kept, which also bounds the number of distinct values.
-    fn needs(&mut self, cpu: u64, memory: u64, now: Moment) {
-        let Limits { max, slot, .. } = self.limits;
-        let numbers = &self.policy.headroom;
-        let cpu_cap = round_up(u64::from(max.cpu.0), u64::from(numbers.cpu_grid.0));
-        let memory_cap = round_up(max.memory.0, slot.0);
-        self.cpu_peak.push(cpu.min(cpu_cap), now, numbers.cpu_calm);
-        self.memory_peak.push(memory.min(memory_cap), now, numbers.memory_calm);
+    /// Another policy knows nothing of what the one before observed: its calm spell starts now.
+    fn policy(&mut self, policy: Box<Policy>) {
+        let same =
+            std::mem::discriminant(&self.policy.rules) == std::mem::discriminant(&policy.rules);
+        if !same {
+            (self.cpu_peak, self.memory_peak) = (Peak::default(), Peak::default());
+            self.guest.forget_spell();
+        }
+        self.policy = policy;
+        self.reference.changed(&self.policy.rules);
+    }
+
+    /// How long a guest may be silent and still count as heard.
+    fn silence(&self) -> Duration {
+        match &self.policy.rules {
+            Rules::Headroom(numbers) => numbers.silence,
+            Rules::Reference(rules) => rules.silence,
+        }
     }
 
     fn started(&mut self, action: Action, now: Moment) {
@@ -222,9 +242,9 @@ impl Scaler {
                 self.guest.drop_agreement();
                 self.vm.started(generation, size, approval, now);
             }
-            Action::AskGuest { generation, to, .. } => {
+            Action::AskGuest { generation, from, to } => {
                 self.record(generation, Some(to), Outcome::AskingGuest, now);
-                self.guest.asking(generation, to);
+                self.guest.asking(generation, from, to);
             }
             Action::TellGuest { generation, plugged } => self.guest.telling(generation, plugged),
         }
@@ -346,8 +366,7 @@ impl Scaler {
         if self.guest.occupied(now) {
             return None;
         }
-        let done = view.plugged == view.spec || self.vm.quiet(now, &self.policy.retries);
-        if done && self.guest.must_hear(view.plugged) {
+        if self.vm.at_rest(now, &self.policy.retries) && self.guest.must_hear(view.plugged) {
             let tell = Action::TellGuest { generation, plugged: view.plugged };
             return Some((tell, Why::Plugged));
         }
@@ -368,19 +387,16 @@ impl Scaler {
     }
 
     fn wake_at(&self, now: Moment) -> Option<Moment> {
-        let Policy { headroom, retries } = &self.policy;
-        let spell = |span| self.guest.heard_since().map(|at| at + span);
-        let peaks = [
-            self.cpu_peak.largest(now, headroom.cpu_calm).map(|(_, until)| until),
-            self.memory_peak.largest(now, headroom.memory_calm).map(|(_, until)| until),
-            spell(headroom.cpu_calm),
-            spell(headroom.memory_calm),
-        ];
-        peaks
+        let of_rules = match &self.policy.rules {
+            Rules::Headroom(numbers) => self.headroom_wake(numbers, now),
+            Rules::Reference(_) => self.reference.wake().filter(|at| *at > now),
+        };
+        self.permit
+            .wakes()
             .into_iter()
-            .chain(self.permit.wakes())
             .chain(self.guest.wakes())
-            .chain(self.vm.wakes(headroom, retries))
+            .chain(self.vm.wakes(&self.policy.retries))
+            .chain([of_rules])
             .flatten()
             .filter(|at| *at > now)
             .min()

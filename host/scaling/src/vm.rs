@@ -1,9 +1,11 @@
 //! The request machine towards the VM object: what it shows, and the patch in flight.
 
+use std::time::Duration;
+
 use guest_units::{Moment, Size};
 
 use crate::event::VmView;
-use crate::policy::{Headroom, Retries};
+use crate::policy::Retries;
 
 #[derive(Debug, Clone, Copy)]
 struct Patching {
@@ -54,13 +56,23 @@ impl Vm {
         self.plugged_changed_at.is_none_or(|at| at + retries.return_settle <= now)
     }
 
+    /// What is plugged stays so: it is what the spec says, or does not come nearer to it, and no step down was ordered of
+    /// which nothing was seen yet.
+    pub(crate) fn at_rest(&self, now: Moment, retries: &Retries) -> bool {
+        let seen = |at: Moment| self.plugged_changed_at.is_some_and(|changed| changed > at);
+        let over = |at: Moment| seen(at) || at + retries.return_settle <= now;
+        let reached = self.view.is_some_and(|view| view.plugged == view.spec);
+        let mut steps = [self.cpu_step_at, self.memory_step_at].into_iter().flatten();
+        steps.all(over) && (reached || self.quiet(now, retries))
+    }
+
     /// The last step down of CPU and memory is complete, or took too long to wait for, and the pause is over.
-    pub(crate) fn settled(&self, now: Moment, numbers: &Headroom) -> (bool, bool) {
+    pub(crate) fn settled(&self, now: Moment, step_pause: Duration) -> (bool, bool) {
         let Some(view) = self.view else { return (false, false) };
         let settled = |step: Option<Moment>, complete: bool| {
             step.is_none_or(|at| {
                 let pauses = if complete { 1 } else { 4 };
-                at + numbers.step_pause.saturating_mul(pauses) <= now
+                at + step_pause.saturating_mul(pauses) <= now
             })
         };
         (
@@ -120,12 +132,20 @@ impl Vm {
         true
     }
 
-    pub(crate) fn wakes(&self, numbers: &Headroom, retries: &Retries) -> [Option<Moment>; 6] {
-        let pause = numbers.step_pause;
-        let late = pause.saturating_mul(4);
+    pub(crate) fn wakes(&self, retries: &Retries) -> [Option<Moment>; 4] {
+        let settled = |at: Option<Moment>| at.map(|at| at + retries.return_settle);
         [
             self.not_before,
-            self.plugged_changed_at.map(|at| at + retries.return_settle),
+            settled(self.plugged_changed_at),
+            settled(self.cpu_step_at),
+            settled(self.memory_step_at),
+        ]
+    }
+
+    /// When the pauses between steps down end.
+    pub(crate) fn step_wakes(&self, pause: Duration) -> [Option<Moment>; 4] {
+        let late = pause.saturating_mul(4);
+        [
             self.cpu_step_at.map(|at| at + pause),
             self.memory_step_at.map(|at| at + pause),
             self.cpu_step_at.map(|at| at + late),

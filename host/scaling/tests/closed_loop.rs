@@ -178,9 +178,11 @@ impl Loop {
                         let zones = Zones { present, managed, ..Zones::default() };
                         self.policy.handle(GuestEvent::Zones(zones), now);
                     }
-                    GuestAction::Report(said) => self
-                        .world
-                        .event(Event::Sample(Sample { demand: said.demand, used: said.used })),
+                    GuestAction::Report(said) => self.world.event(Event::Sample(Sample {
+                        demand: said.demand,
+                        used: said.used,
+                        system: None,
+                    })),
                     GuestAction::Ask(ask) => self.world.event(Event::Asked(ask.want)),
                 }
             }

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use host_scaling::reference::ReferenceConfig;
-use host_scaling::{Policy, Retries};
+use host_scaling::{Policy, Retries, Rules};
 use serde_json::Value;
 
 use super::Problems;
@@ -96,7 +96,7 @@ impl FileConfig {
             dump.seconds("timeoutSeconds", problems);
             dump.end(problems);
         }
-        let policy = Policy { headroom, retries };
+        let policy = Policy { rules: Rules::Headroom(headroom), retries };
         Self { policy, defaults, refresh, guest, scheduler, vm }
     }
 }
@@ -249,7 +249,7 @@ pub(crate) mod tests {
         assert_eq!(config.refresh, Duration::from_secs(5));
         assert_eq!(config.policy.retries.permit_denied, Duration::from_secs(2));
         assert_eq!(config.policy.retries.patch_failed, Duration::from_secs(5));
-        assert_eq!(config.policy.headroom, host_scaling::Headroom::default());
+        assert_eq!(config.policy.rules, Rules::default());
         assert_eq!((config.guest.port, config.scheduler.port), (10301, 10299));
         assert_eq!(config.scheduler.request_timeout, Duration::from_secs(2));
         assert_eq!(config.vm.failures, Rate { interval: Duration::from_secs(120), threshold: 2 });

@@ -217,10 +217,12 @@ async fn world(name: &str) -> World {
     tasks.spawn(Arc::clone(&guest).run(listener, tasks.clone()));
 
     let mut file = crate::config::shipped();
-    let headroom = &mut file.policy.headroom;
-    headroom.cpu_calm = Duration::from_millis(300);
-    headroom.memory_calm = Duration::from_millis(300);
-    headroom.step_pause = Duration::from_millis(50);
+    file.policy.rules = host_scaling::Rules::Headroom(host_scaling::Headroom {
+        cpu_calm: Duration::from_millis(300),
+        memory_calm: Duration::from_millis(300),
+        step_pause: Duration::from_millis(50),
+        ..host_scaling::Headroom::default()
+    });
     file.policy.retries.veto_valid = Duration::from_millis(300);
     file.policy.retries.veto_pause = Duration::from_millis(100);
     file.policy.retries.permit_denied = Duration::from_millis(200);

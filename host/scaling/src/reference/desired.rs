@@ -1,11 +1,13 @@
 //! From the goal to the desired size: what was asked for or denied lately, present use, and the bounds.
 
 use guest_units::{Bytes, MilliCpu, Size};
+use serde::Serialize;
 
 use super::goal::Goal;
 
 /// The step of sizes, CPU and memory together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct ComputeUnit {
     /// CPU of one unit; not zero.
     pub cpu: MilliCpu,
@@ -14,7 +16,8 @@ pub struct ComputeUnit {
 }
 
 /// The guest asked for more, and that still counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Requested {
     /// What the guest knew to have when it asked.
     pub base: Size,
@@ -25,7 +28,8 @@ pub struct Requested {
 }
 
 /// The guest denied a smaller size, and that still counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Denied {
     /// The size that it denied.
     pub target: Size,

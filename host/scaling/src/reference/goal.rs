@@ -1,6 +1,7 @@
 //! The goal in compute units: the largest of what CPU, memory and cache ask for.
 
 use guest_units::Bytes;
+use serde::Serialize;
 
 use super::config::ReferenceConfig;
 use super::desired::ComputeUnit;
@@ -33,7 +34,8 @@ pub struct CacheMetrics<'a> {
 }
 
 /// What the windows show.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct WorkingSet {
     /// The plateau before the growth becomes steeper, in pages.
     pub estimate_pages: f64,
@@ -42,7 +44,8 @@ pub struct WorkingSet {
 }
 
 /// The parts of a goal, in compute units.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Components {
     /// From the load averages; rounded before it counts.
     pub cpu: f64,
@@ -52,8 +55,9 @@ pub struct Components {
     pub cache: Option<f64>,
 }
 
-/// A goal and how it came about.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// A goal and how it came about. The default is what follows from nothing: nothing, and incomplete.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Goal {
     /// Whole compute units.
     pub units: u32,

@@ -1,19 +1,44 @@
 //! The state of both resources at one moment, from which every action follows.
 
+use std::fmt;
+
 use guest_units::{Bytes, MilliCpu, Moment, Size};
 
 use super::Scaler;
-use crate::event::Limits;
-use crate::goal::{Axis, Rule, Verdict, judge};
+use super::reference::Reason;
+use crate::goal::Rule;
+use crate::policy::Rules;
 
 /// The state of both resources at one moment, from which every action follows.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Judgement {
+    /// The size that counts as the present one.
     pub(super) base: Size,
+    /// What the VM has or may get.
     pub(super) held: Size,
+    /// Where the next step leads.
     pub(super) goal: Size,
-    pub(super) cpu: Rule,
-    pub(super) memory: Rule,
+    /// Where all steps lead.
+    pub(super) desired: Size,
+    pub(super) reasons: Reasons,
+}
+
+/// What decided.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Reasons {
+    Headroom { cpu: Rule, memory: Rule },
+    Reference(Reason),
+}
+
+impl fmt::Display for Reasons {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Headroom { cpu, memory } => {
+                write!(f, "cpu {}, memory {}", cpu.label(), memory.label())
+            }
+            Self::Reference(reason) => reason.fmt(f),
+        }
+    }
 }
 
 impl Scaler {
@@ -37,47 +62,12 @@ impl Scaler {
     }
 
     pub(super) fn judge(&self, now: Moment) -> Option<Judgement> {
-        let (base, held) = (self.base()?, self.held()?);
-        let numbers = &self.policy.headroom;
-        let live = self.guest.live(now, numbers);
-        let (cpu_settled, memory_settled) = self.vm.settled(now, numbers);
-        let calm = |spell| self.guest.heard_since().is_some_and(|at| at + spell <= now);
-        let veto = self.guest.veto(now);
-        let Limits { min, max, slot } = self.limits;
-        let cpu = judge(Axis {
-            grid: u64::from(numbers.cpu_grid.0),
-            base: u64::from(base.cpu.0),
-            peak: self.cpu_peak.largest(now, numbers.cpu_calm).map(|(peak, _)| peak),
-            veto: veto.map(|veto| u64::from(veto.cpu.0)),
-            min: u64::from(min.cpu.0),
-            max: u64::from(max.cpu.0),
-            live,
-            calm: calm(numbers.cpu_calm),
-            settled: cpu_settled,
-        });
-        let memory = judge(Axis {
-            grid: slot.0,
-            base: base.memory.0,
-            peak: self.memory_peak.largest(now, numbers.memory_calm).map(|(peak, _)| peak),
-            veto: veto.map(|veto| veto.memory.0),
-            min: min.memory.0,
-            max: max.memory.0,
-            live,
-            calm: calm(numbers.memory_calm),
-            settled: memory_settled,
-        });
-        Some(Judgement {
-            base,
-            held,
-            goal: size_of(cpu, memory),
-            cpu: cpu.rule,
-            memory: memory.rule,
+        let sizes = (self.base()?, self.held()?);
+        Some(match &self.policy.rules {
+            Rules::Headroom(numbers) => self.judge_headroom(numbers, sizes, now),
+            Rules::Reference(rules) => self.judge_reference(rules, sizes, now),
         })
     }
-}
-
-fn size_of(cpu: Verdict, memory: Verdict) -> Size {
-    size(cpu.goal, memory.goal)
 }
 
 pub(super) fn size(cpu: u64, memory: u64) -> Size {

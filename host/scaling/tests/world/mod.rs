@@ -6,7 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use guest_units::{Bytes, MilliCpu, Moment, Size};
-use host_scaling::{Action, Event, Limits, Policy, Sample, Scaler, VmView, Why};
+use host_scaling::{Action, Event, Limits, Policy, Sample, Scaler, SystemSample, VmView, Why};
 
 /// Answers arrive after this.
 const ANSWER: Duration = Duration::from_millis(10);
@@ -48,6 +48,9 @@ pub(crate) struct Behaviour {
 pub(crate) struct World {
     pub(crate) scaler: Scaler,
     pub(crate) limits: Limits,
+    pub(crate) policy: Policy,
+    /// Comes with every sample.
+    pub(crate) system: Option<SystemSample>,
     pub(crate) behaviour: Behaviour,
     pub(crate) now: Moment,
     pub(crate) view: VmView,
@@ -74,10 +77,16 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(limits: Limits) -> Self {
+        Self::with(limits, Policy::default())
+    }
+
+    pub(crate) fn with(limits: Limits, policy: Policy) -> Self {
         let view = VmView { spec: limits.min, approved: Some(limits.min), plugged: limits.min };
         let mut world = Self {
-            scaler: Scaler::new(limits, Policy::default(), 100),
+            scaler: Scaler::new(limits, policy, 100),
             limits,
+            policy,
+            system: None,
             behaviour: Behaviour::default(),
             now: Moment(Duration::ZERO),
             view,
@@ -126,7 +135,7 @@ impl World {
         (self.asking, self.patching, self.talking, self.agreed) = (None, None, None, None);
         self.permit = self.view.approved.unwrap();
         let first = self.log.last().map_or(100, |(_, action, _)| action.generation()) + 1;
-        self.scaler = Scaler::new(self.limits, Policy::default(), first);
+        self.scaler = Scaler::new(self.limits, self.policy, first);
         self.event(Event::Vm(self.view));
         if self.connected {
             self.event(Event::GuestConnected);
@@ -139,7 +148,7 @@ impl World {
     }
 
     pub(crate) fn sample(&mut self, demand: Size) {
-        self.event(Event::Sample(Sample { demand, used: demand }));
+        self.event(Event::Sample(Sample { demand, used: demand, system: self.system }));
     }
 
     /// What the guest has: the object shows it later.
@@ -194,6 +203,11 @@ impl World {
     pub(crate) fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
         self.event(Event::Limits(limits));
+    }
+
+    pub(crate) fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
+        self.event(Event::Policy(Box::new(policy)));
     }
 
     fn arrive(&mut self) {
