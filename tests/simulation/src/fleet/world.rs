@@ -54,11 +54,11 @@ pub struct Settings {
 
 impl Settings {
     pub(crate) fn policy_of(&self, _vm: VmId) -> Policy {
-        self.policy.clone()
+        self.policy
     }
 
     pub(crate) fn sample(&self, sample: &guest_protocol::Sample) -> Sample {
-        Sample { demand: sample.demand, used: sample.used }
+        Sample { demand: sample.demand, used: sample.used, system: None }
     }
 }
 
