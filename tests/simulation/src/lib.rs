@@ -1,5 +1,6 @@
 //! What the shipped brains decide, seen from outside: the parts of the program `simulate`.
 
+pub mod demand;
 pub mod goal;
 pub mod load;
 pub mod random;
