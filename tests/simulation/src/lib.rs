@@ -1,6 +1,8 @@
 //! What the shipped brains decide, seen from outside: the parts of the program `simulate`.
 
 pub mod baseline;
+pub mod compare;
+pub mod demand;
 pub mod fleet;
 pub mod goal;
 pub mod held;
@@ -8,4 +10,6 @@ mod line;
 pub mod load;
 pub mod quality;
 pub mod random;
+pub mod run;
 pub mod search;
+pub mod workload;

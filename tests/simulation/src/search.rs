@@ -99,6 +99,8 @@ fn world(run: &Run) -> World {
         doze: Doze::Coarse,
         sleep: false,
         steady_latencies: false,
+        detector: false,
+        measure: false,
         checks: true,
         trace: run.trace,
     };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use guest_policy::Verdict;
 use guest_units::{Moment, Size};
-use host_scaling::{Action, Event, Scaler};
+use host_scaling::{Action, Event, Sample, Scaler};
 use scheduler_ledger::Seal;
 
 use super::bug::Bug;
@@ -37,6 +37,10 @@ pub(crate) struct Agent {
     pub(crate) connected: bool,
     wake: Option<Moment>,
     asked_at: Option<Moment>,
+    /// It wants more than it is permitted.
+    short: bool,
+    /// What it last asked for.
+    wanted: Size,
 }
 
 impl World {
@@ -80,6 +84,8 @@ impl World {
             connected: false,
             wake: None,
             asked_at: None,
+            short: false,
+            wanted: object.limits.min,
         }));
         self.act(vm);
         let soon = self.now + self.hop(Link::Vsock(node));
@@ -157,9 +163,14 @@ impl World {
         match action {
             Action::AskPermit { generation, want, least, .. } => {
                 agent.asking = Some(generation);
+                let permit = agent.scaler.overview(now).and_then(|overview| overview.permit);
+                let grows = permit.is_some_and(|permit| !want.fits_in(permit));
+                let begins = grows && !std::mem::replace(&mut agent.short, grows);
+                agent.wanted = want;
                 let pod = agent.seen.pod.unwrap_or(pod);
                 let message =
                     Message::Permit { vm, life, pod, generation, want, least, echo: false };
+                self.vms[vm as usize].scale_ups.0 += u32::from(begins);
                 self.opened(vm, generation);
                 self.send(Link::Permit(node), message);
             }
@@ -201,12 +212,15 @@ impl World {
                     return;
                 }
                 agent.asking = None;
+                let served = agent.short && agent.wanted.fits_in(seal.size);
+                agent.short &= !served;
                 let generation = meant.unwrap_or(generation);
                 let permit = seal.size;
                 agent.scaler.handle(Event::PermitAnswered { generation, permit, reason }, now);
                 if agent.scaler.permit_generation() == Some(generation) {
                     agent.approval = Some((generation, seal));
                 }
+                self.vms[vm as usize].scale_ups.1 += u32::from(served);
                 self.act(vm);
             }
             Message::PermitFailed { vm, life, generation, newest } => {
@@ -256,8 +270,11 @@ impl World {
     pub(crate) fn agent_hears_guest(&mut self, message: Message) {
         let now = self.now;
         match message {
-            Message::Sample { vm, connection, sample } if self.connected(vm, connection) => {
-                self.tell_agent(vm, Event::Sample(self.settings.sample(&sample)));
+            Message::Sample { vm, connection, sample, system }
+                if self.connected(vm, connection) =>
+            {
+                let guest_protocol::Sample { demand, used, .. } = sample;
+                self.tell_agent(vm, Event::Sample(Sample { demand, used, system }));
             }
             Message::Ask { vm, connection, want } if self.connected(vm, connection) => {
                 let Some(agent) = &mut self.vms[vm as usize].agent else { return };
@@ -326,9 +343,7 @@ impl World {
                 Verdict::Veto { least, .. } => Event::GuestVeto { generation, least },
             },
             Message::Notice { plugged, .. } => {
-                let guest = &mut self.vms[vm as usize].guest;
-                guest.policy.handle(guest_policy::Event::Plugged(plugged), now);
-                guest.changed(now);
+                self.vms[vm as usize].guest.told(plugged, now);
                 self.look_soon(vm);
                 Event::GuestTold { generation }
             }
@@ -347,9 +362,7 @@ impl World {
             let reason = guest_policy::Unsafe::Reserve;
             return if by % 2 == 0 { Verdict::Fine } else { Verdict::Veto { least, reason } };
         }
-        let reading = guest.reading(now);
-        guest.policy.handle(guest_policy::Event::Read(reading), now);
-        guest.policy.may_shrink(from, to)
+        guest.may_shrink(from, to, now)
     }
 
     /// The connection between agent and guest is tried.
@@ -365,7 +378,7 @@ impl World {
         }
         let machine = &mut self.vms[vm as usize];
         machine.connection += 1;
-        machine.guest.policy.handle(guest_policy::Event::Connected, now);
+        machine.guest.connected(now);
         if let Some(agent) = &mut machine.agent {
             agent.connected = true;
         }

@@ -6,13 +6,18 @@
 
 use std::time::Duration;
 
-use guest_policy::{Action, CpuReading, Event, MemoryReading, Policy, Reading, Tuning, Zones};
+use guest_policy::reference::{Detector, DetectorAction, DetectorAnswer};
+use guest_policy::{
+    Action, CpuReading, Event, MemoryReading, Policy, Reading, Tuning, Unsafe, Verdict, Zones,
+};
 use guest_protocol::{Sample, Signals};
 use guest_units::{Bytes, MilliCpu, Moment, Size};
+use host_scaling::SystemSample;
 
 use super::object::{KERNEL, for_workload, managed};
 use crate::held::{Held, Kills, Touch};
 use crate::load::Load;
+use crate::quality::{Ends, Quality, Stretch};
 
 /// What a workload wants, load by load.
 pub type Loads = Box<dyn Iterator<Item = Load> + Send>;
@@ -25,6 +30,25 @@ const PERIOD: Duration = Duration::from_millis(100);
 const PROGRAMS: Bytes = Bytes::from_mib(32);
 /// The kernel reclaims, and threads wait for it, when less than this is left.
 const TIGHT: Bytes = Bytes::from_mib(16);
+
+/// Who watches in the guest.
+#[expect(clippy::large_enum_variant, reason = "nearly all are of the large kind")]
+pub(crate) enum Mind {
+    /// The shipped policy.
+    Policy(Policy),
+    /// The reference's detector: it looks at memory alone, and the host at everything else every five seconds.
+    Detector(Detector),
+}
+
+/// Load averages as the kernel makes them, of the CPUs that are wanted.
+#[derive(Debug, Clone, Copy, Default)]
+struct LoadAverages {
+    one: f64,
+    five: f64,
+}
+
+/// The reference's host looks at the guest's system metrics this often.
+const SCRAPE: Duration = Duration::from_secs(5);
 
 /// What a guest does that it should not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +71,30 @@ pub enum Doze {
     Exact,
     /// The same, a workload at its limit included: what it repeats, it may repeat somewhat later.
     Coarse,
+}
+
+impl Mind {
+    fn new(detector: bool, memory: Bytes) -> Self {
+        if detector {
+            Self::Detector(Detector::new(managed(memory)))
+        } else {
+            Self::Policy(Policy::new(Tuning::default()))
+        }
+    }
+}
+
+impl LoadAverages {
+    /// So many CPUs were wanted for so long.
+    fn pass(&mut self, wanted: f64, passed: Duration) {
+        let seconds = passed.as_secs_f64();
+        self.one = wanted + (self.one - wanted) * (-seconds / 60.0).exp();
+        self.five = wanted + (self.five - wanted) * (-seconds / 300.0).exp();
+    }
+
+    /// Both have come so close to what is wanted that their thousandths stay.
+    fn settled(&self, wanted: f64) -> bool {
+        (self.one - wanted).abs() < 4e-4 && (self.five - wanted).abs() < 4e-4
+    }
 }
 
 /// The same but for rounding.
@@ -77,7 +125,11 @@ struct Counters {
 
 /// A guest and its workload.
 pub(crate) struct Guest {
-    pub(crate) policy: Policy,
+    pub(crate) mind: Mind,
+    averages: LoadAverages,
+    scraped_at: Option<Moment>,
+    /// How well it is scaled, where that is measured.
+    pub(crate) quality: Option<Box<Quality>>,
     pub(crate) held: Held,
     loads: Loads,
     pub(crate) load: Load,
@@ -86,6 +138,7 @@ pub(crate) struct Guest {
     pub(crate) size: Size,
     counters: Counters,
     counted_at: Moment,
+    held_since: Bytes,
     /// The monitor runs.
     pub(crate) monitor: bool,
     pub(crate) manner: Manner,
@@ -101,18 +154,23 @@ pub(crate) struct Guest {
 pub(crate) struct Said {
     pub(crate) sample: Option<Sample>,
     pub(crate) ask: Option<Size>,
+    /// The system metrics of the reference.
+    pub(crate) system: Option<SystemSample>,
     /// The next look.
     pub(crate) wake: Option<Moment>,
 }
 
 impl Guest {
-    pub(crate) fn new(mut loads: Loads, size: Size) -> Self {
+    pub(crate) fn new(mut loads: Loads, size: Size, detector: bool) -> Self {
         let nothing =
             Load { at: Moment::ZERO, cpu: MilliCpu::ZERO, memory: Bytes::ZERO, memory_per_second: 0 };
         let load = loads.next().unwrap_or(nothing);
         let next = loads.next();
         let mut guest = Self {
-            policy: Policy::new(Tuning::default()),
+            mind: Mind::new(detector, size.memory),
+            averages: LoadAverages::default(),
+            scraped_at: None,
+            quality: None,
             held: Held::new(Touch::default()),
             loads,
             load,
@@ -120,6 +178,7 @@ impl Guest {
             size,
             counters: Counters::default(),
             counted_at: Moment::ZERO,
+            held_since: Bytes::ZERO,
             monitor: true,
             manner: Manner::Honest,
             look: 0,
@@ -129,6 +188,7 @@ impl Guest {
         };
         let Kills(_none_yet) = guest.held.available(for_workload(size.memory), Moment::ZERO);
         let Kills(_none_yet) = guest.held.wish(&load, Moment::ZERO);
+        guest.held_since = guest.held.at(Moment::ZERO);
         guest
     }
 
@@ -141,8 +201,9 @@ impl Guest {
     }
 
     pub(crate) fn restart_monitor(&mut self, now: Moment) {
-        self.policy = Policy::new(Tuning::default());
+        self.mind = Mind::new(matches!(self.mind, Mind::Detector(_)), self.size.memory);
         self.last = None;
+        self.scraped_at = None;
         self.changed(now);
     }
 
@@ -152,6 +213,8 @@ impl Guest {
         if passed.is_zero() {
             return;
         }
+        self.measure(now);
+        self.averages.pass(f64::from(self.load.cpu.0) / 1000.0, passed);
         let used = self.load.cpu.min(self.size.cpu);
         self.counters.used += u128::from(used.0) * passed.as_nanos();
         let short = self.load.cpu > self.size.cpu;
@@ -170,6 +233,27 @@ impl Guest {
         self.counted_at = now;
     }
 
+    /// What has been since the last time counts for the quality of scaling.
+    fn measure(&mut self, now: Moment) {
+        let Some(quality) = &mut self.quality else { return };
+        let since = self.counted_at;
+        let stretch = Stretch {
+            cpu_wished: self.load.cpu,
+            memory_wished: Ends { from: self.load.memory_at(since), to: self.load.memory_at(now) },
+            memory_held: Ends { from: self.held_since, to: self.held.at(now) },
+            size: self.size,
+            available: for_workload(self.size.memory),
+        };
+        quality.advance(now, &stretch);
+        self.held_since = self.held.at(now);
+    }
+
+    /// The end: everything counts up to now.
+    pub(crate) fn finish(&mut self, now: Moment) -> Option<Box<Quality>> {
+        self.count(now);
+        self.quality.take()
+    }
+
     /// What the kernel and the workload hold.
     pub(crate) fn hard(&self, now: Moment) -> Bytes {
         KERNEL.saturating_add(self.held.at(now))
@@ -184,7 +268,9 @@ impl Guest {
         self.count(now);
         self.size = size;
         self.changed(now);
-        self.held.available(for_workload(size.memory), now)
+        let kills = self.held.available(for_workload(size.memory), now);
+        self.held_since = self.held.at(now);
+        kills
     }
 
     /// Loads that have begun, and what memory does by itself.
@@ -196,6 +282,7 @@ impl Guest {
             self.next = self.loads.next();
             kills += self.held.wish(&next, now).0;
         }
+        self.held_since = self.held.at(now);
         self.changed(now);
         Kills(kills)
     }
@@ -256,32 +343,138 @@ impl Guest {
         }
     }
 
-    /// Looks at the counters and asks the policy what follows.
+    /// Looks at the counters and asks what follows.
     pub(crate) fn look(&mut self, doze: Doze, now: Moment) -> Said {
+        match self.mind {
+            Mind::Policy(_) => self.look_by_policy(doze, now),
+            Mind::Detector(_) => self.look_by_detector(doze, now),
+        }
+    }
+
+    fn look_by_detector(&mut self, doze: Doze, now: Moment) -> Said {
+        self.count(now);
+        let hard = self.held.at(now);
+        let mut said = Said::default();
+        let Mind::Detector(detector) = &mut self.mind else { return said };
+        for _ in 0..4 {
+            let (action, wake) = detector.next(now);
+            said.wake = Some(wake);
+            match action {
+                Some(DetectorAction::Sample) => detector.sampled(hard, now),
+                Some(DetectorAction::Ask) => {
+                    detector.asked(now);
+                    said.ask = Some(Size { memory: self.size.memory.saturating_add(Bytes(1)), ..self.size });
+                }
+                None => break,
+            }
+        }
+        if self.scraped_at.is_none_or(|at| at + SCRAPE <= now) {
+            self.scraped_at = Some(now);
+            said.system = Some(self.system(now));
+            let used = Size { cpu: self.load.cpu.min(self.size.cpu), memory: self.hard(now) };
+            let signals = Signals::default();
+            said.sample = Some(Sample { demand: used, used, signals });
+        }
+        // The mean of samples that are all the same is the same: only the next scrape brings anything.
+        if doze != Doze::Never && self.steady(now) && said.ask.is_none() {
+            said.wake = self.scraped_at.map(|at| at + SCRAPE);
+        }
+        said
+    }
+
+    /// What the reference's host reads.
+    fn system(&self, now: Moment) -> SystemSample {
+        let total = managed(self.size.memory);
+        let milli = |load: f64| (load * 1000.0).round().clamp(0.0, f64::from(u32::MAX));
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
+        let milli = |load: f64| milli(load) as u32;
+        SystemSample {
+            load1_milli: milli(self.averages.one),
+            load5_milli: milli(self.averages.five),
+            memory_usage: SystemSample::usage(total, total.saturating_sub(self.hard(now))),
+            memory_cached: PROGRAMS,
+        }
+    }
+
+    /// The host says what is plugged.
+    pub(crate) fn told(&mut self, plugged: Size, now: Moment) {
+        match &mut self.mind {
+            Mind::Policy(policy) => policy.handle(Event::Plugged(plugged), now),
+            Mind::Detector(detector) => detector.told(plugged.memory),
+        }
+        self.changed(now);
+    }
+
+    /// Somebody listens from now on.
+    pub(crate) fn connected(&mut self, now: Moment) {
+        if let Mind::Policy(policy) = &mut self.mind {
+            policy.handle(Event::Connected, now);
+        }
+        self.scraped_at = None;
+    }
+
+    /// Whether it can do with less, by a fresh reading.
+    pub(crate) fn may_shrink(&mut self, from: Size, to: Size, now: Moment) -> Verdict {
+        let reading = self.reading(now);
+        match &mut self.mind {
+            Mind::Policy(policy) => {
+                policy.handle(Event::Read(reading), now);
+                policy.may_shrink(from, to)
+            }
+            Mind::Detector(detector) => {
+                if to.memory >= from.memory {
+                    return Verdict::Fine;
+                }
+                // The samples are as fresh as its poll: the last mean holds while the guest dozes.
+                detector.sampled(reading.memory.counted.saturating_sub(KERNEL), now);
+                match detector.may_shrink(to.memory, now) {
+                    DetectorAnswer::Fine => Verdict::Fine,
+                    DetectorAnswer::Denied | DetectorAnswer::Unknown => {
+                        Verdict::Veto { least: from, reason: Unsafe::Reserve }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Nothing of the past counts any more.
+    pub(crate) fn settled(&self, now: Moment) -> bool {
+        match &self.mind {
+            Mind::Policy(policy) => policy.settled(now),
+            Mind::Detector(_) => self.averages.settled(f64::from(self.load.cpu.0) / 1000.0),
+        }
+    }
+
+    fn look_by_policy(&mut self, doze: Doze, now: Moment) -> Said {
         let mut said = Said::default();
         for _ in 0..16 {
-            let actions = self.policy.next(now);
+            let Mind::Policy(policy) = &mut self.mind else { break };
+            let actions = policy.next(now);
             if actions.start.is_empty() {
                 said.wake = actions.wake_at;
                 break;
             }
             for (action, _why) in actions.start {
-                self.policy.handle(Event::Started(action), now);
+                self.tell_policy(Event::Started(action), now);
                 match action {
                     Action::Read => {
                         let reading = self.reading(now);
-                        self.policy.handle(Event::Read(reading), now);
+                        self.tell_policy(Event::Read(reading), now);
                     }
                     Action::ReadZones => {
                         let zones = self.zones();
-                        self.policy.handle(Event::Zones(zones), now);
+                        self.tell_policy(Event::Zones(zones), now);
                     }
-                    Action::Report(sample) => said.sample = Some(sample),
+                    Action::Report(sample) => {
+                        said.system = Some(self.system(now));
+                        said.sample = Some(sample);
+                    }
                     Action::Ask(ask) => said.ask = Some(ask.want),
                 }
             }
         }
-        let sample = self.policy.sample();
+        let Mind::Policy(policy) = &self.mind else { return said };
+        let sample = policy.sample();
         let same = self.last.is_some_and(|last| alike(&last, &sample));
         self.last = Some(sample);
         if !same || (said.ask.is_some() && doze != Doze::Coarse) {
@@ -297,6 +490,12 @@ impl Guest {
             said.wake = said.wake.map(|wake| wake.max(next_report));
         }
         said
+    }
+
+    fn tell_policy(&mut self, event: Event, now: Moment) {
+        if let Mind::Policy(policy) = &mut self.mind {
+            policy.handle(event, now);
+        }
     }
 
     /// Nothing has changed for so long that looking again shows the same.

@@ -233,16 +233,15 @@ pub(crate) fn cost(size: Size) -> Amount {
     Price::default().cost(size)
 }
 
-/// What a VM of this size has for its workload: the kernel takes a page descriptor for each page, its own memory and some
-/// programs, and reclaims when only a few pages are left.
+/// What a VM of this size has for its workload, the same as for the sizes to compare with (`baseline::Machine::available`).
 pub(crate) fn for_workload(memory: Bytes) -> Bytes {
     managed(memory).saturating_sub(KERNEL)
 }
 
 /// What the guest's kernel manages of it.
 pub(crate) fn managed(memory: Bytes) -> Bytes {
-    memory.saturating_sub(memory.times(1, 60)).saturating_sub(Bytes::from_mib(16))
+    memory.saturating_sub(memory.times(1, 60))
 }
 
 /// What kernel and programs hold.
-pub(crate) const KERNEL: Bytes = Bytes::from_mib(96);
+pub(crate) const KERNEL: Bytes = Bytes::from_mib(64);

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use controller_lifecycle::{Phase, Status};
 use guest_units::{Moment, Size};
-use host_scaling::{Limits, Policy, Sample};
+use host_scaling::{Limits, Policy};
+use rand::RngExt as _;
 use scheduler_ledger::{Amount, Seal};
 
 use super::agent::Agent;
@@ -20,6 +21,7 @@ use super::queue::Queue;
 use super::rules::{Violation, Watched};
 use super::runner::Runner;
 use crate::held::Kills;
+use crate::quality::{FleetQuality, Quality};
 use crate::random::{Random, random};
 
 /// Parts of the seed.
@@ -46,6 +48,10 @@ pub struct Settings {
     pub sleep: bool,
     /// Every message takes the median time.
     pub steady_latencies: bool,
+    /// In the guests is the reference's detector in place of the shipped policy.
+    pub detector: bool,
+    /// The quality of scaling is measured.
+    pub measure: bool,
     /// The rules are checked after every event.
     pub checks: bool,
     /// Lines of a trace of events are kept.
@@ -55,10 +61,6 @@ pub struct Settings {
 impl Settings {
     pub(crate) fn policy_of(&self, _vm: VmId) -> Policy {
         self.policy
-    }
-
-    pub(crate) fn sample(&self, sample: &guest_protocol::Sample) -> Sample {
-        Sample { demand: sample.demand, used: sample.used, system: None }
     }
 }
 
@@ -78,6 +80,8 @@ pub struct Machine {
     pub(crate) vsock_at: [Moment; 2],
     /// Its monitor is of the version before.
     pub(crate) old: bool,
+    /// Growths that were wanted, and those that the node had room for at once.
+    pub(crate) scale_ups: (u32, u32),
     /// OOM kills.
     pub kills: u32,
     /// Sizes with their moments, where they are recorded.
@@ -201,10 +205,14 @@ impl World {
 
     fn machine(&self, limits: Limits, loads: Loads) -> Machine {
         let sizes = self.settings.trace.then(Vec::new);
+        let mut guest = Guest::new(loads, limits.min, self.settings.detector);
+        if self.settings.measure {
+            guest.quality = Some(Box::new(Quality::new(self.now)));
+        }
         Machine {
             object: VmObject::new(limits),
             status: Box::default(),
-            guest: Box::new(Guest::new(loads, limits.min)),
+            guest: Box::new(guest),
             agent: None,
             life: None,
             runner: None,
@@ -214,8 +222,18 @@ impl World {
             load_wake: None,
             vsock_at: [Moment::ZERO; 2],
             old: false,
+            scale_ups: (0, 0),
             kills: 0,
             sizes,
+        }
+    }
+
+    /// Like [`Self::begin`], and the guests' monitors start at any moment of a second, as they would have.
+    pub fn begin_spread(&mut self, phases: &mut Random) {
+        self.begin();
+        for vm in 0..self.vm_count() {
+            let phase = Duration::from_micros(phases.random_range(0..1_000_000));
+            self.look_at(vm, self.now + phase);
         }
     }
 
@@ -292,10 +310,11 @@ impl World {
             Manner::Flooding => Some(machine.object.limits.max),
             _ => said.ask,
         };
+        let system = said.system.filter(|_| !machine.old);
         let (connection, link) = (machine.connection, Link::Vsock(machine.node_now()));
         let connected = machine.agent.as_ref().is_some_and(|agent| agent.connected);
         if connected && let Some(sample) = sample {
-            self.send(link, Message::Sample { vm, connection, sample });
+            self.send(link, Message::Sample { vm, connection, sample, system });
         }
         if connected && let Some(want) = ask {
             self.send(link, Message::Ask { vm, connection, want });
@@ -339,7 +358,7 @@ impl World {
             && machine.object.spec == plugged
             && machine.object.plugged == Some(plugged)
             && !runner.busy()
-            && machine.guest.policy.settled(self.now)
+            && machine.guest.settled(self.now)
             && agent.scaler.next(self.now).start.is_empty();
         rests.then_some(until)
     }
@@ -373,7 +392,11 @@ impl World {
     }
 
     fn killed(&mut self, vm: VmId, kills: Kills) {
-        self.vms[vm as usize].kills += kills.0;
+        let machine = &mut self.vms[vm as usize];
+        machine.kills += kills.0;
+        if let Some(quality) = &mut machine.guest.quality {
+            quality.killed(kills);
+        }
     }
 
     /// The hypervisor has another size.
@@ -415,6 +438,18 @@ impl World {
     pub(crate) fn vms_on(&self, node: NodeId) -> Vec<VmId> {
         let serves = |(_, machine): &(u32, &Machine)| machine.agent_node() == Some(node);
         (0_u32..).zip(&self.vms).filter(serves).map(|(vm, _)| vm).collect()
+    }
+
+    /// How well the VMs were scaled until now, in their order.
+    pub fn quality(&mut self) -> FleetQuality {
+        let mut fleet = FleetQuality::default();
+        for machine in &mut self.vms {
+            if let Some(mut quality) = machine.guest.finish(self.now) {
+                quality.scale_ups(machine.scale_ups.0, machine.scale_ups.1);
+                fleet.add(&quality);
+            }
+        }
+        fleet
     }
 
     /// The VMs.

@@ -1,0 +1,178 @@
+//! Runs whole fleets: VMs in clusters that have nothing to do with each other, so that all cores have work and the result is the
+//! same on any number of them.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use guest_units::{Bytes, MilliCpu, Moment};
+use host_scaling::reference::{ComputeUnit, ReferenceConfig};
+use host_scaling::{Limits, Policy};
+use scheduler_ledger::Amount;
+
+use crate::baseline::Machine;
+use crate::fleet::{Doze, Settings, World};
+use crate::quality::FleetQuality;
+use crate::random::random;
+use crate::workload::Source;
+
+/// Nodes of a cluster. A Kubernetes cluster has five thousand at most; smaller ones keep all cores busy.
+const CLUSTER: usize = 100;
+/// Part of the seed.
+const PHASES: u64 = 50;
+
+/// The shipped policies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Brain {
+    /// Ours: the guest says what it needs, the host adds a reserve.
+    Headroom,
+    /// The reference's goal on the host, and its detector in the guest.
+    Reference,
+}
+
+impl Brain {
+    /// Its name in tables.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Headroom => "headroom",
+            Self::Reference => "reference",
+        }
+    }
+
+    fn policy(self) -> Policy {
+        match self {
+            Self::Headroom => Policy::default(),
+            Self::Reference => {
+                let config =
+                    ReferenceConfig { enable_lfc_metrics: false, ..ReferenceConfig::default() };
+                Policy::reference(config, ComputeUnit::SHIPPED)
+            }
+        }
+    }
+}
+
+/// A fleet.
+#[derive(Debug, Clone)]
+pub struct Fleet {
+    /// What one VM can be.
+    pub machine: Machine,
+    /// Who scales.
+    pub brain: Brain,
+    /// Nodes; VMs are spread evenly.
+    pub nodes: usize,
+    /// What pods may take on each.
+    pub node: Amount,
+    /// Of everything random.
+    pub seed: u64,
+    /// How long it runs.
+    pub end: Moment,
+    /// Nothing is looked at that does not change.
+    pub sleep: bool,
+    /// The rules are checked after each event.
+    pub checks: bool,
+}
+
+/// What a fleet led to.
+#[derive(Debug, Clone, Default)]
+pub struct Outcome {
+    /// How well it was scaled.
+    pub quality: FleetQuality,
+    /// Events.
+    pub events: u64,
+    /// The first rule that was broken, if the rules were checked.
+    pub violation: Option<String>,
+}
+
+impl Fleet {
+    /// Runs VMs with these demands.
+    #[must_use]
+    pub fn run(&self, sources: &[&Source]) -> Outcome {
+        let clusters = self.nodes.div_ceil(CLUSTER).max(1);
+        let next = AtomicUsize::new(0);
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let mut outcomes: Vec<(usize, Outcome)> = std::thread::scope(|scope| {
+            let work = || {
+                let mut done = Vec::new();
+                loop {
+                    let cluster = next.fetch_add(1, Ordering::Relaxed);
+                    if cluster >= clusters {
+                        return done;
+                    }
+                    done.push((cluster, self.cluster(cluster, clusters, sources)));
+                }
+            };
+            let threads: Vec<_> = (0..cores.min(clusters)).map(|_| scope.spawn(work)).collect();
+            threads.into_iter().filter_map(|thread| thread.join().ok()).flatten().collect()
+        });
+        outcomes.sort_by_key(|(cluster, _)| *cluster);
+        let mut all = Outcome::default();
+        for (_, outcome) in outcomes {
+            all.quality.merge(&outcome.quality);
+            all.events += outcome.events;
+            all.violation = all.violation.or(outcome.violation);
+        }
+        all
+    }
+
+    fn cluster(&self, cluster: usize, clusters: usize, sources: &[&Source]) -> Outcome {
+        let share = |count: usize| count * (cluster + 1) / clusters - count * cluster / clusters;
+        let first = sources.len() * cluster / clusters;
+        let ours = sources[first..first + share(sources.len())].iter().copied();
+        let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(cluster as u64);
+        self.world(seed, share(self.nodes.max(1)).max(1), ours.zip(first as u64..))
+    }
+
+    /// Runs VMs with these demands and numbers, on the calling thread.
+    #[must_use]
+    pub fn alone(&self, sources: &[(&Source, u64)]) -> Outcome {
+        self.world(self.seed, self.nodes, sources.iter().copied())
+    }
+
+    fn world<'a>(
+        &self,
+        seed: u64,
+        nodes: usize,
+        sources: impl Iterator<Item = (&'a Source, u64)>,
+    ) -> Outcome {
+        let settings = Settings {
+            seed,
+            policy: self.brain.policy(),
+            doze: if self.sleep { Doze::Exact } else { Doze::Never },
+            sleep: self.sleep,
+            steady_latencies: false,
+            detector: self.brain == Brain::Reference,
+            measure: true,
+            checks: self.checks,
+            trace: false,
+        };
+        let mut world = World::new(settings, &vec![self.node; nodes]);
+        let Machine { min, max, slot, .. } = self.machine;
+        let limits = Limits { min, max, slot };
+        for (index, (source, vm)) in sources.enumerate() {
+            let demand = source.demand(max, self.seed, vm, self.end);
+            let loads = Box::new(self.machine.capped(demand));
+            let node = u32::try_from(index % nodes).unwrap_or_default();
+            world.add_running(limits, node, loads);
+        }
+        let mut phases = random(seed, PHASES);
+        world.begin_spread(&mut phases);
+        world.run(self.end);
+        Outcome {
+            quality: world.quality(),
+            events: world.events(),
+            violation: world.violation().map(|it| format!("rule {}: {}", it.rule, it.text)),
+        }
+    }
+}
+
+/// A node on which nobody is ever short.
+pub const AMPLE: Amount = Amount { cpu_millis: 100_000_000, memory_bytes: 1 << 50 };
+
+/// Sizes from a quarter of a CPU and 1 GiB up to so many CPUs with 4 GiB each.
+#[must_use]
+pub fn machine(cpus: u32, slot: Bytes) -> Machine {
+    let max = guest_units::Size::new(
+        MilliCpu::from_cpus(cpus),
+        Bytes::from_gib(u64::from(cpus) * 4),
+    );
+    Machine { max, slot, ..Machine::default() }
+}
