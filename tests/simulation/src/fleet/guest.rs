@@ -24,6 +24,10 @@ pub type Loads = Box<dyn Iterator<Item = Load> + Send>;
 
 /// Nothing has changed for so long: every window of the policy shows the same.
 pub(crate) const STEADY: Duration = Duration::from_secs(6);
+/// A dozing guest reports this often: the host takes one for silent that says nothing for longer.
+const DOZE: Duration = Duration::from_millis(3600);
+/// Memory that changes by so little in a second changes nothing within [`DOZE`].
+const CREEP: Bytes = Bytes::from_mib(1);
 /// Of the CPU quota.
 const PERIOD: Duration = Duration::from_millis(100);
 /// Page cache of the programs that any system runs.
@@ -97,19 +101,28 @@ impl LoadAverages {
     }
 }
 
-/// The same but for rounding.
+/// The same but for rounding, and for memory that creeps.
 fn alike(one: &Sample, other: &Sample) -> bool {
     let cpu = |sample: &Sample| {
         let signals = sample.signals;
         [sample.demand.cpu, sample.used.cpu, signals.cpu_short, signals.cpu_long].map(|cpu| cpu.0)
     };
+    let memory = |sample: &Sample| {
+        [sample.demand.memory, sample.used.memory, sample.signals.memory_available].map(|it| it.0)
+    };
     let rest = |sample: &Sample| {
         let none = MilliCpu::ZERO;
-        let signals = Signals { cpu_short: none, cpu_long: none, ..sample.signals };
-        (sample.demand.memory, sample.used.memory, signals)
+        Signals {
+            cpu_short: none,
+            cpu_long: none,
+            memory_available: Bytes::ZERO,
+            memory_slope_per_second: sample.signals.memory_slope_per_second.round_down(CREEP.times(4, 1)),
+            ..sample.signals
+        }
     };
-    let close = cpu(one).iter().zip(cpu(other)).all(|(one, other)| one.abs_diff(other) <= 2);
-    close && rest(one) == rest(other)
+    let cpus = cpu(one).iter().zip(cpu(other)).all(|(one, other)| one.abs_diff(other) <= 2);
+    let creeps = memory(one).iter().zip(memory(other)).all(|(one, other)| one.abs_diff(other) <= 4 * CREEP.0);
+    cpus && creeps && rest(one) == rest(other)
 }
 
 /// Counters since boot.
@@ -147,6 +160,10 @@ pub(crate) struct Guest {
     pub(crate) steady_since: Moment,
     last: Option<Sample>,
     pub(crate) asleep: bool,
+    /// It looks less often than its policy wants to.
+    pub(crate) dozes: bool,
+    /// Since when, and how often the policy wants to look.
+    cadence: (Moment, Duration),
 }
 
 /// What one look at the counters led to.
@@ -185,6 +202,8 @@ impl Guest {
             steady_since: Moment::ZERO,
             last: None,
             asleep: false,
+            dozes: false,
+            cadence: (Moment::ZERO, Duration::ZERO),
         };
         let Kills(_none_yet) = guest.held.available(for_workload(size.memory), Moment::ZERO);
         let Kills(_none_yet) = guest.held.wish(&load, Moment::ZERO);
@@ -445,7 +464,17 @@ impl Guest {
         }
     }
 
+    /// When a policy that has dozed would look next.
+    pub(crate) fn next_look(&self, now: Moment) -> Moment {
+        let (since, every) = self.cadence;
+        let passed = now.since(since).as_nanos();
+        let steps = passed.div_ceil(every.as_nanos().max(1));
+        let steps = u32::try_from(steps).unwrap_or(u32::MAX);
+        since + every.saturating_mul(steps)
+    }
+
     fn look_by_policy(&mut self, doze: Doze, now: Moment) -> Said {
+        self.dozes = false;
         let mut said = Said::default();
         for _ in 0..16 {
             let Mind::Policy(policy) = &mut self.mind else { break };
@@ -486,8 +515,10 @@ impl Guest {
             Doze::Coarse => now.since(self.steady_since) >= STEADY / 3,
         };
         if dozes {
-            let next_report = now + Tuning::default().report_slowest;
-            said.wake = said.wake.map(|wake| wake.max(next_report));
+            let policy_wants = said.wake.unwrap_or(now + DOZE);
+            self.cadence = (now, policy_wants.since(now));
+            self.dozes = policy_wants < now + DOZE;
+            said.wake = Some(policy_wants.max(now + DOZE));
         }
         said
     }
@@ -502,6 +533,6 @@ impl Guest {
     pub(crate) fn steady(&self, now: Moment) -> bool {
         now.since(self.steady_since) >= STEADY
             && self.load.cpu <= self.size.cpu
-            && self.held.per_second(now) == 0
+            && self.held.per_second(now).unsigned_abs() <= CREEP.0
     }
 }

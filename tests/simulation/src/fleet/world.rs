@@ -32,6 +32,8 @@ const CHURN: u64 = 3;
 pub(crate) const TRACE: usize = 20_000;
 /// A sleeping guest is awake again so long before its workload changes: longer than any spell that the host's brain waits for.
 const WAKE_BEFORE: Duration = Duration::from_secs(40);
+/// The shortest time between two looks.
+const TICK: Duration = Duration::from_nanos(1);
 /// Awake for so long at least before it may sleep.
 const AWAKE: Duration = Duration::from_secs(45);
 
@@ -327,7 +329,7 @@ impl World {
             self.vms[vm as usize].guest.asleep = true;
             wake = until;
         }
-        self.look_at(vm, wake.max(now + Duration::from_nanos(1)));
+        self.look_at(vm, wake.max(now + TICK));
     }
 
     fn look_at(&mut self, vm: VmId, at: Moment) {
@@ -371,8 +373,19 @@ impl World {
             return;
         }
         machine.load_wake = None;
+        let dozed = machine.guest.dozes;
+        if dozed {
+            // What a policy that had not dozed would have said last.
+            let look = machine.guest.look;
+            self.look(vm, look);
+        }
+        let machine = &mut self.vms[vm as usize];
         let kills = machine.guest.work(now);
         self.killed(vm, kills);
+        if dozed {
+            let at = self.vms[vm as usize].guest.next_look(now).max(now + TICK);
+            self.look_at(vm, at);
+        }
         self.workload_changed(vm);
     }
 
