@@ -142,7 +142,7 @@ impl Fleet {
             detector: self.brain == Brain::Reference,
             measure: true,
             checks: self.checks,
-            trace: false,
+            trace: None,
         };
         let mut world = World::new(settings, &vec![self.node; nodes]);
         let Machine { min, max, slot, .. } = self.machine;

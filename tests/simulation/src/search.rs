@@ -24,6 +24,10 @@ const FAULTS_UNTIL: Duration = Duration::from_secs(2700);
 const LOADS_UNTIL: Duration = Duration::from_secs(3060);
 /// A minute later, and sometimes after that, all must be at rest.
 const REST: [u64; 3] = [3150, 3400, 3599];
+/// Of a trace so many lines are shown from the first fault on, and so many before the rule is broken.
+const FIRST_LINES: usize = 60;
+const LAST_LINES: usize = 30;
+const LINE_CHARS: usize = 500;
 /// Part of the seed.
 const LOADS: u64 = 100;
 
@@ -36,8 +40,8 @@ pub struct Run {
     pub bug: Option<Bug>,
     /// Of the planned faults only these, by number.
     pub only: Option<Vec<usize>>,
-    /// Keep a trace of events.
-    pub trace: bool,
+    /// Keep a trace of what concerns this VM.
+    pub trace: Option<u32>,
 }
 
 /// What a seed led to.
@@ -61,34 +65,40 @@ fn limits() -> Limits {
     }
 }
 
-/// A workload that jumps about, and stays as it is in the end.
-fn loads(seed: u64, vm: u32) -> Loads {
+/// A workload that jumps some times in the hour, mostly around faults, and stays as it is in the end.
+fn loads(seed: u64, vm: u32, faults: &[Moment]) -> Loads {
     let mut random = random(seed, LOADS + u64::from(vm));
-    let mut at = Duration::ZERO;
-    let mut first = true;
-    Box::new(std::iter::from_fn(move || {
-        if !std::mem::take(&mut first) {
-            let pause: f64 = random.random_range(0.0..1.0);
-            at += Duration::from_secs_f64(2.0 + 400.0 * pause * pause * pause);
-        }
-        let cpu = match random.random_range(0..4) {
-            0 => random.random_range(0..20),
-            1 => random.random_range(20..300),
-            2 => random.random_range(300..1200),
-            _ => random.random_range(300..3500),
+    let mut moments = vec![Duration::ZERO];
+    for _ in 0..random.random_range(2..9) {
+        let about = faults.get(random.random_range(0..faults.len().max(1)));
+        let at = match about.filter(|_| random.random_bool(0.7)) {
+            Some(Moment(fault)) => *fault + Duration::from_millis(random.random_range(0..30_000)),
+            None => Duration::from_millis(random.random_range(1_000..3_000_000)),
         };
-        let mib = match random.random_range(0..16) {
-            0..8 => random.random_range(50..400),
-            8..15 => random.random_range(400..1800),
-            _ => random.random_range(1800..7000),
-        };
-        (at < LOADS_UNTIL).then_some(Load {
-            at: Moment(at),
-            cpu: MilliCpu(cpu),
-            memory: Bytes::from_mib(mib),
-            memory_per_second: 0,
+        moments.push(at.saturating_sub(Duration::from_secs(5)).max(Duration::from_millis(1)));
+    }
+    moments.sort();
+    moments.dedup();
+    moments.retain(|at| *at < LOADS_UNTIL);
+    let loads: Vec<Load> = moments
+        .into_iter()
+        .map(|at| {
+            let cpu = match random.random_range(0..4) {
+                0 => random.random_range(0..20),
+                1 => random.random_range(20..300),
+                2 => random.random_range(300..1200),
+                _ => random.random_range(300..3500),
+            };
+            let mib = match random.random_range(0..16) {
+                0..8 => random.random_range(50..400),
+                8..15 => random.random_range(400..1800),
+                _ => random.random_range(1800..7000),
+            };
+            let memory = Bytes::from_mib(mib);
+            Load { at: Moment(at), cpu: MilliCpu(cpu), memory, memory_per_second: 0 }
         })
-    }))
+        .collect();
+    Box::new(loads.into_iter())
 }
 
 /// The world of a seed, ready to run.
@@ -97,7 +107,7 @@ fn world(run: &Run) -> World {
         seed: run.seed,
         policy: Policy::default(),
         doze: Doze::Coarse,
-        sleep: false,
+        sleep: true,
         steady_latencies: false,
         detector: false,
         measure: false,
@@ -106,10 +116,10 @@ fn world(run: &Run) -> World {
     };
     let room = Amount { cpu_millis: 8_000, memory_bytes: 16 << 30 };
     let mut world = World::new(settings, &[room; NODES as usize]);
+    let faults = world.plan_faults(FAULTS_UNTIL, VMS, run.only.as_deref());
     for vm in 0..VMS {
-        world.add_running(limits(), vm % NODES, loads(run.seed, vm));
+        world.add_running(limits(), vm % NODES, loads(run.seed, vm, &faults));
     }
-    world.plan_faults(FAULTS_UNTIL, run.only.as_deref());
     if let Some(bug) = run.bug {
         world.with_bug(bug);
     }
@@ -143,7 +153,7 @@ pub fn shrink(run: &Run, rule: u8) -> Vec<usize> {
     while index < kept.len() {
         let mut fewer = kept.clone();
         fewer.remove(index);
-        let again = search(&Run { only: Some(fewer.clone()), trace: false, ..run.clone() });
+        let again = search(&Run { only: Some(fewer.clone()), trace: None, ..run.clone() });
         if again.violation.is_some_and(|violation| violation.rule == rule) {
             kept = fewer;
         } else {
@@ -157,7 +167,7 @@ pub fn shrink(run: &Run, rule: u8) -> Vec<usize> {
 #[must_use]
 pub fn explain(run: &Run, violation: &Violation) -> String {
     let kept = shrink(run, violation.rule);
-    let found = search(&Run { only: Some(kept.clone()), trace: true, ..run.clone() });
+    let found = search(&Run { only: Some(kept.clone()), trace: Some(violation.vm), ..run.clone() });
     let numbers: Vec<String> = kept.iter().map(ToString::to_string).collect();
     let seed = run.seed;
     let mut text = format!(
@@ -166,21 +176,25 @@ pub fn explain(run: &Run, violation: &Violation) -> String {
         seed + 1,
         if numbers.is_empty() { "none".to_owned() } else { numbers.join(",") },
     );
+    if let Some(bug) = run.bug {
+        let _written = writeln!(text, "with the deliberate bug {bug:?}");
+    }
     let shown = found.violation.as_ref().unwrap_or(violation);
     let _written = writeln!(text, "VM v{}, at {:?}: {}", shown.vm, shown.at.0, shown.text);
     for fault in &found.faults {
         let _written = writeln!(text, "  fault: {fault}");
     }
-    let about = [format!("vm: {},", shown.vm), format!("VM v{}", shown.vm), "fault ".to_owned()];
-    let lines: Vec<&String> = found
-        .trace
-        .iter()
-        .filter(|line| about.iter().any(|it| line.contains(it.as_str())))
-        .filter(|line| !line.contains("Sample {"))
-        .collect();
-    for line in lines.iter().skip(lines.len().saturating_sub(60)) {
-        let short: String = line.chars().take(400).collect();
-        let _written = writeln!(text, "  {short}");
+    let lines = &found.trace;
+    let begins = lines.iter().position(|line| line.contains(" fault ")).unwrap_or_default();
+    let lines = &lines[begins.max(lines.len().saturating_sub(4000))..];
+    for (index, line) in lines.iter().enumerate() {
+        if index == FIRST_LINES && lines.len() > FIRST_LINES + LAST_LINES {
+            let _written = writeln!(text, "  ...");
+        }
+        if index < FIRST_LINES || index + LAST_LINES >= lines.len() {
+            let short: String = line.chars().take(LINE_CHARS).collect();
+            let _written = writeln!(text, "  {short}");
+        }
     }
     text
 }

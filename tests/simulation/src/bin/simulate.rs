@@ -12,6 +12,7 @@ use guest_units::{Bytes, Moment};
 use scheduler_ledger::Amount;
 use tests_simulation::compare::{self, Comparison};
 use tests_simulation::run::{self, Brain, Fleet, Outcome};
+use tests_simulation::fleet::Bug;
 use tests_simulation::search::{self, Run};
 use tests_simulation::workload::{self, Group, Source};
 use tests_simulation::{goal, quality};
@@ -104,6 +105,9 @@ enum Command {
         /// Of a seed's faults only these, by number: `0,3`, or `none`.
         #[arg(long)]
         only: Option<Only>,
+        /// With a deliberate bug, to see that it is found.
+        #[arg(long, value_enum)]
+        bug: Option<Bug>,
     },
 }
 
@@ -169,7 +173,9 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Goal { policy: GoalPolicy::Reference } => goals().map(|()| ExitCode::SUCCESS),
-        Command::Faults { seeds, only } => faults(seeds, only),
+        Command::Faults { seeds, only, bug } => {
+            faults(seeds, &Run { only: only.map(|Only(only)| only), bug, ..Run::default() })
+        }
         Command::Compare { traces, slot, seeds, hours, cpus, json } => {
             let groups = groups(&traces)?;
             let comparison = Comparison {
@@ -261,8 +267,7 @@ fn whole_fleet(fleet: &Fleet, groups: &[Group], vms: usize, json: bool) -> Resul
 }
 
 /// Seeds are shared among the cores; the first that breaks a rule, in their order, is told.
-fn faults(Seeds { from, to }: Seeds, only: Option<Only>) -> Result<ExitCode> {
-    let only = only.map(|Only(only)| only);
+fn faults(Seeds { from, to }: Seeds, like: &Run) -> Result<ExitCode> {
     let (next, worst) = (AtomicU64::new(from), AtomicU64::new(u64::MAX));
     let events = AtomicU64::new(0);
     let began = Instant::now();
@@ -275,7 +280,7 @@ fn faults(Seeds { from, to }: Seeds, only: Option<Only>) -> Result<ExitCode> {
                     if seed >= to.min(worst.load(Ordering::Relaxed)) {
                         return;
                     }
-                    let found = search::search(&Run { seed, only: only.clone(), ..Run::default() });
+                    let found = search::search(&Run { seed, ..like.clone() });
                     events.fetch_add(found.events, Ordering::Relaxed);
                     if found.violation.is_some() {
                         worst.fetch_min(seed, Ordering::Relaxed);
@@ -293,7 +298,7 @@ fn faults(Seeds { from, to }: Seeds, only: Option<Only>) -> Result<ExitCode> {
             .context("write the result")?;
         return Ok(ExitCode::SUCCESS);
     }
-    let run = Run { seed, only, ..Run::default() };
+    let run = Run { seed, ..like.clone() };
     if let Some(violation) = search::search(&run).violation {
         let text = search::explain(&run, &violation);
         write!(output, "{text}").context("write the result")?;

@@ -70,7 +70,11 @@ impl World {
         let first = WALL_MS + wall + self.nodes[node as usize].clock_ms;
         let policy = self.settings.policy_of(vm);
         let first = u64::try_from(first).unwrap_or(1);
-        let mut scaler = Scaler::new(object.limits, policy, first);
+        let mut limits = object.limits;
+        if self.bug == Some(Bug::AgentIgnoresMaximum) {
+            limits.max = limits.max.saturating_add(limits.max);
+        }
+        let mut scaler = Scaler::new(limits, policy, first);
         scaler.handle(Event::Vm(object.view()), self.now);
         self.vms[vm as usize].agent = Some(Box::new(Agent {
             scaler,
@@ -221,6 +225,7 @@ impl World {
                     agent.approval = Some((generation, seal));
                 }
                 self.vms[vm as usize].scale_ups.1 += u32::from(served);
+                self.judge_permit(vm);
                 self.act(vm);
             }
             Message::PermitFailed { vm, life, generation, newest } => {
@@ -278,6 +283,16 @@ impl World {
             }
             Message::Ask { vm, connection, want } if self.connected(vm, connection) => {
                 let Some(agent) = &mut self.vms[vm as usize].agent else { return };
+                if self.bug == Some(Bug::AgentBelievesGuest) {
+                    let (life, node) = (agent.life, agent.node);
+                    let pod = agent.seen.pod.unwrap_or_default();
+                    let (generation, least) = (u64::MAX / 2, want);
+                    let least = least.min(agent.seen.limits.min);
+                    let message =
+                        Message::Permit { vm, life, pod, generation, want, least, echo: true };
+                    self.send(Link::Permit(node), message);
+                    return;
+                }
                 let early = agent.asked_at.is_some_and(|at| now.since(at) < ASK_EVERY);
                 if !early {
                     agent.asked_at = Some(now);

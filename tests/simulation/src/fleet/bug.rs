@@ -1,7 +1,7 @@
 //! Deliberate bugs, for tests alone: what the search must find, or it is no search.
 
 /// A part that does wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Bug {
     /// The agent takes a late answer of the scheduler for the one it waits for.
     AgentTakesAnyAnswer,

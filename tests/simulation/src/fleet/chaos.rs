@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use guest_protocol::Sample;
 use guest_units::{Bytes, MilliCpu, Moment, Size};
+use host_scaling::Limits;
 use rand::RngExt as _;
 use scheduler_ledger::Amount;
 
@@ -41,10 +42,16 @@ impl Machine {
 }
 
 impl World {
-    /// Draws the plan of faults. Of it only those in `only` happen, if given.
-    pub fn plan_faults(&mut self, until: Duration, only: Option<&[usize]>) {
-        let extent = Extent { nodes: self.node_count(), vms: self.vm_count(), until };
+    /// Draws the plan of faults for so many VMs, and tells when they begin. Of it only those in `only` happen, if given.
+    pub fn plan_faults(
+        &mut self,
+        until: Duration,
+        vms: u32,
+        only: Option<&[usize]>,
+    ) -> Vec<Moment> {
+        let extent = Extent { nodes: self.node_count(), vms, until };
         let all = plan(&mut random(self.settings.seed, PLAN), extent);
+        let moments = all.iter().map(|fault| fault.at).collect();
         let kept = |index: &usize| only.is_none_or(|only| only.contains(index));
         self.plan = all
             .into_iter()
@@ -53,6 +60,7 @@ impl World {
             .map(|(_, fault)| fault)
             .collect();
         self.churns = true;
+        moments
     }
 
     /// The plan.
@@ -74,7 +82,7 @@ impl World {
     /// A fault begins or ends.
     pub(crate) fn fault(&mut self, index: usize, begins: bool) {
         let Fault { at, lasts, kind } = self.plan[index];
-        if self.settings.trace {
+        if self.settings.trace.is_some() {
             let word = if begins { "begins" } else { "ends" };
             self.note(format!("fault {index} {word}: {kind:?}"));
         }
@@ -133,7 +141,7 @@ impl World {
     }
 
     fn crash_for(&mut self, part: Part, lasts: Duration) {
-        if self.settings.trace {
+        if self.settings.trace.is_some() {
             self.note(format!("{part:?} dies"));
         }
         let at_least = match part {
@@ -176,7 +184,7 @@ impl World {
 
     /// A part starts again.
     pub(crate) fn restart(&mut self, part: Part) {
-        if self.settings.trace {
+        if self.settings.trace.is_some() {
             self.note(format!("{part:?} starts"));
         }
         match part {
@@ -224,10 +232,29 @@ impl World {
         }
     }
 
-    /// Ordinary pods come and go; rarely a VM goes, or its spec is edited.
+    /// Somebody writes a size into the spec of a VM, as users and their tools do.
+    fn edit(&mut self) {
+        let vm = self.churn.random_range(0..self.vm_count());
+        let object = &mut self.vms[vm as usize].object;
+        if object.gone || object.deleting {
+            return;
+        }
+        let Limits { min, max, slot } = object.limits;
+        let slots = (max.memory.0 - min.memory.0) / slot.0;
+        let memory = min.memory.0 + slot.0 * self.churn.random_range(0..=slots);
+        let cpu = self.churn.random_range(min.cpu.0..=max.cpu.0);
+        object.spec = Size::new(MilliCpu(cpu), Bytes(memory));
+        self.vm_changed(vm);
+    }
+
+    /// Ordinary pods come and go; now and then the spec of a VM is edited.
     pub(crate) fn churn(&mut self) {
         let pause = self.churn.random_range(2_000..60_000);
         self.queue.push(self.now + Duration::from_millis(pause), Happening::Churn);
+        if self.churn.random_bool(0.2) {
+            self.edit();
+            return;
+        }
         let node = self.churn.random_range(0..self.node_count());
         let others: Vec<u32> = self.nodes[node as usize]
             .pods

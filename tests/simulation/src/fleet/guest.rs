@@ -22,11 +22,11 @@ use crate::quality::{Ends, Quality, Stretch};
 /// What a workload wants, load by load.
 pub type Loads = Box<dyn Iterator<Item = Load> + Send>;
 
-/// Nothing has changed for so long: every window of the policy shows the same.
-pub(crate) const STEADY: Duration = Duration::from_secs(6);
+/// What the policy says has been the same for so long. While a window of it fills, what it says changes.
+pub(crate) const STEADY: Duration = Duration::from_millis(1500);
 /// A dozing guest reports this often: the host takes one for silent that says nothing for longer.
 const DOZE: Duration = Duration::from_millis(3600);
-/// Memory that changes by so little in a second changes nothing within [`DOZE`].
+/// So little memory changes nothing.
 const CREEP: Bytes = Bytes::from_mib(1);
 /// Of the CPU quota.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -116,12 +116,12 @@ fn alike(one: &Sample, other: &Sample) -> bool {
             cpu_short: none,
             cpu_long: none,
             memory_available: Bytes::ZERO,
-            memory_slope_per_second: sample.signals.memory_slope_per_second.round_down(CREEP.times(4, 1)),
+            memory_slope_per_second: sample.signals.memory_slope_per_second.round_down(CREEP.times(16, 1)),
             ..sample.signals
         }
     };
     let cpus = cpu(one).iter().zip(cpu(other)).all(|(one, other)| one.abs_diff(other) <= 2);
-    let creeps = memory(one).iter().zip(memory(other)).all(|(one, other)| one.abs_diff(other) <= 4 * CREEP.0);
+    let creeps = memory(one).iter().zip(memory(other)).all(|(one, other)| one.abs_diff(other) <= 5 * CREEP.0);
     cpus && creeps && rest(one) == rest(other)
 }
 
@@ -464,6 +464,12 @@ impl Guest {
         }
     }
 
+    /// How long nothing of note changes.
+    fn doze(&self, now: Moment) -> Duration {
+        let slope = self.held.per_second(now).unsigned_abs();
+        if slope == 0 { DOZE } else { DOZE.min(Duration::from_millis(CREEP.0 * 4000 / slope)) }
+    }
+
     /// When a policy that has dozed would look next.
     pub(crate) fn next_look(&self, now: Moment) -> Moment {
         let (since, every) = self.cadence;
@@ -512,13 +518,14 @@ impl Guest {
         let dozes = match doze {
             Doze::Never => false,
             Doze::Exact => self.steady(now),
-            Doze::Coarse => now.since(self.steady_since) >= STEADY / 3,
+            Doze::Coarse => now.since(self.steady_since) >= STEADY,
         };
         if dozes {
             let policy_wants = said.wake.unwrap_or(now + DOZE);
+            let doze = self.doze(now);
             self.cadence = (now, policy_wants.since(now));
-            self.dozes = policy_wants < now + DOZE;
-            said.wake = Some(policy_wants.max(now + DOZE));
+            self.dozes = policy_wants < now + doze;
+            said.wake = Some(policy_wants.max(now + doze));
         }
         said
     }
@@ -533,6 +540,6 @@ impl Guest {
     pub(crate) fn steady(&self, now: Moment) -> bool {
         now.since(self.steady_since) >= STEADY
             && self.load.cpu <= self.size.cpu
-            && self.held.per_second(now).unsigned_abs() <= CREEP.0
+            && self.held.per_second(now).unsigned_abs() <= 32 * CREEP.0
     }
 }

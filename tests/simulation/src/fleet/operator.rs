@@ -126,7 +126,7 @@ impl World {
     pub(crate) fn operator_looks_for_pod(&mut self, vm: VmId) {
         let Some(life) = &self.vms[vm as usize].life else { return };
         let Some(number) = life.vm.pod_name().and_then(number) else { return };
-        let pod = self.pods.get(number as usize).filter(|pod| !pod.gone);
+        let pod = self.pods.get(number as usize).filter(|pod| pod.created && !pod.gone);
         let event = pod.map_or(PodEvent::Absent, |pod| PodEvent::Present(facts(number, pod)));
         self.tell_life(vm, Event::PodObserved(event));
         self.follow(vm);
@@ -211,7 +211,8 @@ impl World {
         let Some(life) = &mut self.vms[vm as usize].life else { return };
         let pod = life.vm.pod_name().and_then(number);
         let ready = pod.filter(|pod| self.pods.get(*pod as usize).is_some_and(|pod| pod.ready));
-        if life.polled == ready {
+        let forgets = self.bug == Some(Bug::OperatorForgetsRunners) && self.operator.epoch > 1;
+        if life.polled == ready || forgets {
             return;
         }
         (life.polled, life.known) = (ready, None);

@@ -8,6 +8,7 @@ use scheduler_ledger::ResizeResult;
 
 use super::fault::{Fate, Way};
 use super::message::{Happening, Link, Message, Watcher};
+use super::object::Owner;
 use super::world::World;
 
 /// Spread of latencies: of the logarithm.
@@ -61,7 +62,7 @@ impl World {
                 }
             }
             Fate::Lost => {
-                self.lost(link, message);
+                self.lost(link, message, true);
                 return;
             }
         }
@@ -85,7 +86,7 @@ impl World {
     }
 
     /// A message that does not arrive: whoever waits for it, or for what it would have led to, hears of it in time.
-    fn lost(&mut self, link: Link, message: Message) {
+    fn lost(&mut self, link: Link, message: Message, may_be_late: bool) {
         match (link, &message) {
             (Link::Vsock(_), _) => {
                 if let Some((vm, _)) = stream(&message) {
@@ -99,6 +100,7 @@ impl World {
                 }
                 // What nobody waits for any more may still arrive.
                 if matches!(message, Message::Resize { .. } | Message::Order { .. })
+                    && may_be_late
                     && self.version.is_multiple_of(2)
                 {
                     self.fail(link, API_LIMIT.mul_f64(0.9), message);
@@ -144,7 +146,10 @@ impl World {
 
     /// A message arrives.
     pub(crate) fn deliver(&mut self, link: Link, message: Message) {
-        if self.settings.trace {
+        if let Some(vm) = self.settings.trace
+            && self.about(&message) == Some(vm)
+            && !matches!(message, Message::Sample { .. })
+        {
             self.note(format!("{link:?}: {message:?}"));
         }
         let trap = self.faults.trap.take_if(|(way, _)| *way == link.way()).map(|(_, part)| part);
@@ -178,7 +183,7 @@ impl World {
             | Message::LookUp { .. }
             | Message::Bind { .. } => {
                 if self.faults.cut(link) {
-                    self.lost(link, message);
+                    self.lost(link, message, false);
                 } else {
                     self.api_hears(link, message);
                 }
@@ -219,6 +224,49 @@ impl World {
             | Message::Approved { .. }
             | Message::LookedUp { .. }
             | Message::Bound { .. } => self.extender_hears(message),
+        }
+    }
+
+    /// Which VM a message is about.
+    fn about(&self, message: &Message) -> Option<u32> {
+        let of_pod = |pod: u32| match self.pods.get(pod as usize)?.owner {
+            Owner::Vm(vm) => Some(vm),
+            Owner::Nobody => None,
+        };
+        match *message {
+            Message::Sample { vm, .. }
+            | Message::Ask { vm, .. }
+            | Message::Question { vm, .. }
+            | Message::Notice { vm, .. }
+            | Message::Reply { vm, .. }
+            | Message::Permit { vm, .. }
+            | Message::PermitAnswer { vm, .. }
+            | Message::PermitFailed { vm, .. }
+            | Message::Patch { vm, .. }
+            | Message::Patched { vm, .. }
+            | Message::PatchFailed { vm, .. }
+            | Message::VmSeen { vm, .. }
+            | Message::Order { vm, .. }
+            | Message::OrderEnded { vm, .. }
+            | Message::OrderFailed { vm, .. }
+            | Message::Look { vm, .. }
+            | Message::Looked { vm, .. }
+            | Message::LookFailed { vm, .. }
+            | Message::CreatePod { vm, .. }
+            | Message::DeletePod { vm, .. }
+            | Message::PodDeleted { vm, .. }
+            | Message::PodCreated { vm, .. }
+            | Message::WriteStatus { vm, .. }
+            | Message::StatusWritten { vm, .. }
+            | Message::Approve { vm, .. }
+            | Message::Approved { vm, .. } => Some(vm),
+            Message::PodSeen { pod, .. }
+            | Message::Resize { pod, .. }
+            | Message::Resized { pod, .. }
+            | Message::LookUp { pod, .. }
+            | Message::LookedUp { pod, .. }
+            | Message::Bind { pod, .. }
+            | Message::Bound { pod, .. } => of_pod(pod),
         }
     }
 

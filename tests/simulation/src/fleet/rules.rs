@@ -6,7 +6,7 @@
 //! | 2 | no step takes what the guest uses; the agent writes no shrink that the guest did not agree to; no kill by a shrink |
 //! | 3 | the approvals of a VM are numbered upwards, across restarts, and no number has two sizes |
 //! | 4 | no growth above the maximum, nothing below the minimum |
-//! | 5 | no runner starts an order that is older than another one it has seen |
+//! | 5 | no runner starts an order that is older than another one it has seen; no agent relies on an approval that was overtaken |
 //! | 6 | at most one hypervisor runs a VM (there are no migrations yet) |
 //! | 7 | each permit request and each of the agent's is over in time; no brain starts actions without end |
 //! | 8 | nobody deletes the pod of a VM that runs and is wanted; no pod ends but by a fault |
@@ -192,6 +192,19 @@ impl World {
     pub(crate) fn judge_order(&mut self, vm: VmId, age: (u64, u64), newest: (u64, u64)) {
         if age < newest {
             self.broken(5, vm, format!("order {age:?} is carried out after {newest:?}"));
+        }
+    }
+
+    /// The agent relies on no approval that counts no more.
+    pub(crate) fn judge_permit(&mut self, vm: VmId) {
+        if !self.checks {
+            return;
+        }
+        let agent = self.vms[vm as usize].agent.as_ref();
+        let permit = agent.and_then(|agent| agent.scaler.overview(self.now)?.permit);
+        let most = self.approved(vm);
+        if let Some(permit) = permit.filter(|permit| !permit.fits_in(most)) {
+            self.broken(5, vm, format!("the agent relies on {permit:?}, {most:?} is approved"));
         }
     }
 

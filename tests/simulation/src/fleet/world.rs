@@ -37,6 +37,9 @@ const TICK: Duration = Duration::from_nanos(1);
 /// Awake for so long at least before it may sleep.
 const AWAKE: Duration = Duration::from_secs(45);
 
+/// Both, where it need not be the same as for one that never sleeps.
+const COARSELY: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(12));
+
 /// How the world is made.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -56,8 +59,8 @@ pub struct Settings {
     pub measure: bool,
     /// The rules are checked after every event.
     pub checks: bool,
-    /// Lines of a trace of events are kept.
-    pub trace: bool,
+    /// The messages about this VM are kept as lines of text, and its sizes.
+    pub trace: Option<u32>,
 }
 
 impl Settings {
@@ -175,6 +178,8 @@ impl World {
         let object = &mut self.pods[pod as usize];
         object.allocated = Some(object.spec);
         (object.node, object.created, object.ready) = (Some(node), true, true);
+        self.version += 1;
+        object.version = self.version;
         self.nodes[node as usize].pods.push(pod);
         let seal = Seal { epoch: 1, generation: 1, size: limits.min };
         let status = Status {
@@ -206,7 +211,7 @@ impl World {
     }
 
     fn machine(&self, limits: Limits, loads: Loads) -> Machine {
-        let sizes = self.settings.trace.then(Vec::new);
+        let sizes = (self.settings.trace == Some(self.vm_count())).then(Vec::new);
         let mut guest = Guest::new(loads, limits.min, self.settings.detector);
         if self.settings.measure {
             guest.quality = Some(Box::new(Quality::new(self.now)));
@@ -347,9 +352,11 @@ impl World {
     fn may_sleep(&self, vm: VmId) -> Option<Moment> {
         let machine = &self.vms[vm as usize];
         let until = machine.guest.changes_at(self.now);
-        let until = until.map_or(self.now + Duration::from_secs(1 << 20), |at| at.earlier(WAKE_BEFORE));
-        let still = self.now.since(machine.guest.steady_since) >= AWAKE;
-        if !self.settings.sleep || !still || until <= self.now + WAKE_BEFORE {
+        let coarse = self.settings.doze == Doze::Coarse;
+        let (before, awake) = if coarse { COARSELY } else { (WAKE_BEFORE, AWAKE) };
+        let until = until.map_or(self.now + Duration::from_secs(1 << 20), |at| at.earlier(before));
+        let still = self.now.since(machine.guest.steady_since) >= awake;
+        if !self.settings.sleep || !still || until <= self.now + before {
             return None;
         }
         let (agent, runner) = (machine.agent.as_ref()?, machine.runner.as_ref()?);
