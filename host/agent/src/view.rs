@@ -225,6 +225,11 @@ pub(crate) mod tests {
                 "annotation autoscaling.neon.tech/bounds: max.cpu must be above zero",
             ),
             (
+                "autoscaling.neon.tech/bounds",
+                r#"{"min":{"cpu":-1,"mem":"1Gi"},"max":{"cpu":2,"mem":"2Gi"}}"#,
+                "read annotation autoscaling.neon.tech/bounds: ",
+            ),
+            (
                 "autoscaling.neon.tech/config",
                 r#"{"loadAverageFractionTarget": 3}"#,
                 "annotation autoscaling.neon.tech/config: loadAverageFractionTarget: 3",
