@@ -20,7 +20,7 @@
 //! | rule | test |
 //! |---|---|
 //! | M2: the guest is asked before a decrease and told after an increase | `the_guest_is_asked_before_a_decrease_and_told_after_an_increase` |
-//! | M3: no decrease without a live guest, nor below use without all expected metrics | `without_a_live_guest_nothing_becomes_smaller`, `without_all_metrics_nothing_becomes_smaller` |
+//! | M3: no decrease without a live guest, nor below use without all expected metrics | `without_a_live_guest_nothing_becomes_smaller`, `a_guest_that_is_connected_and_silent_is_not_asked`, `without_all_metrics_nothing_becomes_smaller` |
 //! | M4: a denial holds even above the maximum | `a_denial_holds_above_the_maximum` |
 //! | M7: permits need not be whole units; CPU and memory are apart | `permits_need_not_be_whole_units_and_cpu_and_memory_are_apart` |
 //!

@@ -159,6 +159,17 @@ fn without_a_live_guest_nothing_becomes_smaller() {
 }
 
 #[test]
+fn a_guest_that_is_connected_and_silent_is_not_asked() {
+    let mut world = large(config());
+    world.until(world.now + seconds(31));
+    world.set_limits(limits(UNIT.times(1), UNIT.times(2), 256));
+    world.until(world.now + seconds(60));
+    assert_eq!(questions(&world), []);
+    run(&mut world, system(9000, 0), 5);
+    assert_eq!(world.view.plugged, UNIT.times(2));
+}
+
+#[test]
 fn without_all_metrics_nothing_becomes_smaller() {
     let mut world = large(with_cache());
     run(&mut world, system(0, 0), 60);
