@@ -11,6 +11,8 @@ pub const LABEL_PROJECT_ID: &str = "neon/project-id";
 pub const ANNOTATION_BOUNDS: &str = "autoscaling.neon.tech/bounds";
 /// Per-VM scaling configuration, JSON.
 pub const ANNOTATION_CONFIG: &str = "autoscaling.neon.tech/config";
+/// Chooses the VM's scaling policy by name; without it the agent's configuration does.
+pub const ANNOTATION_POLICY: &str = "autoscaling.neon.tech/policy";
 /// The compute unit, Resources JSON.
 pub const ANNOTATION_SCALING_UNIT: &str = "autoscaling.neon.tech/scaling-unit";
 /// What the agent asked for last, Resources JSON.

@@ -31,6 +31,7 @@ impl FakeGuest {
             "proc/stat",
             "cpu  10 0 10 900 0 0 0 0 0 0\ncpu0 10 0 10 900 0\nprocs_running 1\n",
         );
+        guest.write("proc/loadavg", "0.30 0.25 0.20 1/99 1234\n");
         guest.write("proc/vmstat", "workingset_refault_anon 0\nworkingset_activate_file 0\n");
         guest.write(
             "proc/zoneinfo",

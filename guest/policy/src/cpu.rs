@@ -265,6 +265,7 @@ mod tests {
                 pressure_usec: 0,
                 quota: Some(MilliCpu(quota_milli)),
                 online,
+                loads_milli: None,
             };
             cpu.read(reading, Moment::from_millis(step * 50));
         }
@@ -343,6 +344,7 @@ mod tests {
                 pressure_usec: 0,
                 quota: Some(MilliCpu(quota)),
                 online: quota.div_ceil(1000),
+                loads_milli: None,
             };
             cpu.read(reading, Moment::from_millis(ms));
             let demand = cpu.view().demand.0;
@@ -398,6 +400,7 @@ mod tests {
                 pressure_usec: busy_ms * 1000,
                 quota: Some(MilliCpu(250)),
                 online: 1,
+                loads_milli: None,
             };
             cpu.read(reading, Moment::from_millis(step * 50));
             assert!(!cpu.view().saturated, "{:?} at step {step}", cpu.view());

@@ -24,6 +24,7 @@ pub enum Event {
 
 /// What to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a report is rare, and nothing is allocated for it")]
 pub enum Action {
     /// Read counters and levels.
     Read,

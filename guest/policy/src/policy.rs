@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use guest_protocol::{Ask, AskReason, Sample, Signals};
+use guest_protocol::{Ask, AskReason, Metrics, Sample, Signals};
 use guest_units::{Bytes, MilliCpu, Moment, Size};
 
 use crate::cpu::Cpu;
 use crate::event::{Action, Actions, Event, Why};
 use crate::memory::Memory;
+use crate::reading::Reading;
 use crate::tuning::Tuning;
 use crate::veto::{self, Verdict};
 
@@ -30,6 +31,8 @@ pub struct Policy {
     tuning: Tuning,
     cpu: Cpu,
     memory: Memory,
+    /// What is passed on as it was read.
+    metrics: Option<Metrics>,
     read_at: Option<Moment>,
     zones_at: Option<Moment>,
     pressed: bool,
@@ -59,6 +62,7 @@ impl Policy {
             tuning,
             cpu: Cpu::new(),
             memory: Memory::new(),
+            metrics: None,
             read_at: None,
             zones_at: None,
             pressed: false,
@@ -84,6 +88,7 @@ impl Policy {
             }
             Event::Read(reading) => {
                 self.read_at = Some(now);
+                self.metrics = metrics(&reading);
                 self.cpu.read(reading.cpu, now);
                 self.memory.read(reading.memory, &self.tuning, now);
             }
@@ -145,6 +150,9 @@ impl Policy {
                 refaults_per_second: pages,
                 swap_used: memory.swap_used,
             },
+            metrics: self.metrics,
+            // Nobody measures it yet: that needs a connection to Postgres, and its extension.
+            cache: None,
         }
     }
 
@@ -283,6 +291,18 @@ impl Policy {
         let lasting = self.cpu.saturated_for(now).is_some_and(|span| span >= CPU_PATIENCE);
         lasting.then(|| self.cpu.view().demand)
     }
+}
+
+/// The levels that a host with plain rules decides on. Without load averages there are none: half of them is no reason.
+fn metrics(reading: &Reading) -> Option<Metrics> {
+    let (load1_milli, load5_milli) = reading.cpu.loads_milli?;
+    Some(Metrics {
+        load1_milli,
+        load5_milli,
+        memory_total: reading.memory.total,
+        memory_available: reading.memory.available,
+        memory_cached: reading.memory.cached,
+    })
 }
 
 /// By more than an eighth and by more than nothing: worth a sample ahead of time.

@@ -28,6 +28,8 @@ pub struct MemoryReading {
     pub slab_reclaimable: Bytes,
     /// What counters name as in use: `AnonPages`, `Shmem`, `SUnreclaim`, `KernelStack`, `PageTables`, `Percpu`. Zero: not read.
     pub counted: Bytes,
+    /// Page cache as the kernel counts it (`Cached`): with shared memory.
+    pub cached: Bytes,
     /// Must be written before it can be dropped (`Dirty` and `Writeback`).
     pub dirty: Bytes,
     /// What is in swap alone (`SwapTotal` - `SwapFree` - `SwapCached`): a page that came back and still has its place in
@@ -59,6 +61,8 @@ pub struct CpuReading {
     pub quota: Option<MilliCpu>,
     /// CPUs online.
     pub online: u32,
+    /// Load averages over one and five minutes, in thousandths; `None`: not read.
+    pub loads_milli: Option<(u32, u32)>,
 }
 
 impl CpuReading {

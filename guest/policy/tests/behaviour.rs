@@ -285,12 +285,13 @@ proptest! {
                 total: Bytes(v[0]), free: Bytes(v[1]), available: Bytes(v[2]), active_file: Bytes(v[3]),
                 inactive_file: Bytes(v[4]), slab_reclaimable: Bytes(v[5]), dirty: Bytes(v[6]),
                 swap_used: Bytes(v[7]), counted: Bytes(v[9]), refaults: v[8], pressure_usec: v[9],
+                cached: Bytes(v[3]),
             };
             let cpu = CpuReading {
                 workload_usec: (v[10] % 3 != 0).then_some(v[10]), system_usec: v[11],
                 runnable: u32::try_from(v[12] >> 32).unwrap(), periods: v[13], throttled: v[14],
                 pressure_usec: v[15], quota: Some(MilliCpu(u32::try_from(v[1] >> 32).unwrap())),
-                online: u32::try_from(v[2] >> 32).unwrap(),
+                online: u32::try_from(v[2] >> 32).unwrap(), loads_milli: Some((u32::MAX, 0)),
             };
             policy.handle(Event::Read(Reading { memory, cpu }), now);
             for (action, _) in policy.next(now).start {

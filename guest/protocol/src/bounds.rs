@@ -6,6 +6,7 @@ use crate::message::{
     Ask, KeeperRequest, KeeperResponse, KeeperState, Never, Sample, ScalerNotify, ScalerRequest,
     ScalerResponse, Signals,
 };
+use crate::metrics::Metrics;
 
 /// No VM has more CPU; larger claims are brought down to it.
 pub const MAX_CPU: MilliCpu = MilliCpu(4_096_000);
@@ -13,6 +14,9 @@ pub const MAX_CPU: MilliCpu = MilliCpu(4_096_000);
 pub const MAX_MEMORY: Bytes = Bytes(64 << 40);
 /// No share is larger: thousandths.
 const MAX_PERMILLE: u16 = 1000;
+
+/// No load average is larger: a million threads, in thousandths.
+const MAX_LOAD_MILLI: u32 = 1_000_000_000;
 
 /// Something that may be received: brings every number into the range that is possible at all.
 pub trait Bounded {
@@ -34,12 +38,29 @@ fn bounded_size(size: Size) -> Size {
 impl Bounded for ScalerNotify {
     fn bounded(self) -> Self {
         match self {
-            Self::Sample(Sample { demand, used, signals }) => Self::Sample(Sample {
-                demand: bounded_size(demand),
-                used: bounded_size(used),
-                signals: signals.bounded(),
-            }),
+            Self::Sample(Sample { demand, used, signals, metrics, cache }) => {
+                Self::Sample(Sample {
+                    demand: bounded_size(demand),
+                    used: bounded_size(used),
+                    signals: signals.bounded(),
+                    metrics: metrics.map(Bounded::bounded),
+                    // Bounded by its type.
+                    cache,
+                })
+            }
             Self::Ask(ask) => Self::Ask(Ask { want: bounded_size(ask.want), ..ask }),
+        }
+    }
+}
+
+impl Bounded for Metrics {
+    fn bounded(self) -> Self {
+        Self {
+            load1_milli: self.load1_milli.min(MAX_LOAD_MILLI),
+            load5_milli: self.load5_milli.min(MAX_LOAD_MILLI),
+            memory_total: self.memory_total.min(MAX_MEMORY),
+            memory_available: self.memory_available.min(MAX_MEMORY),
+            memory_cached: self.memory_cached.min(MAX_MEMORY),
         }
     }
 }
@@ -115,5 +136,25 @@ impl Bounded for KeeperResponse {
             Self::Veto { least, reason } => Self::Veto { least: least.min(MAX_MEMORY), reason },
             other @ (Self::Fine {} | Self::PoweringDown {}) => other,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_that_no_vm_has_are_brought_down() {
+        let metrics = Metrics {
+            load1_milli: u32::MAX,
+            load5_milli: u32::MAX,
+            memory_total: Bytes(u64::MAX),
+            memory_available: Bytes(u64::MAX),
+            memory_cached: Bytes(u64::MAX),
+        };
+        let bounded = metrics.bounded();
+        assert_eq!((bounded.load1_milli, bounded.load5_milli), (MAX_LOAD_MILLI, MAX_LOAD_MILLI));
+        let Metrics { memory_total, memory_available, memory_cached, .. } = bounded;
+        assert_eq!([memory_total, memory_available, memory_cached], [MAX_MEMORY; 3]);
     }
 }

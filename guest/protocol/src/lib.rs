@@ -16,6 +16,7 @@ mod greeting;
 #[cfg(feature = "io")]
 mod link;
 mod message;
+mod metrics;
 mod roles;
 mod text;
 mod version;
@@ -33,6 +34,7 @@ pub use message::{
     KeeperState, Malformed, Message, Never, Sample, ScalerNotify, ScalerRequest, ScalerResponse,
     Signals,
 };
+pub use metrics::{CacheWindows, Metrics};
 pub use roles::{KeeperGuest, KeeperHost, Receivable, ScalerGuest, ScalerHost, Sendable, Side};
 pub use text::Text;
 pub use version::{CURRENT, SUPPORTED, VersionError, Versions, negotiate};

@@ -3,6 +3,7 @@
 use guest_units::{Bytes, MilliCpu, Size};
 use serde::{Deserialize, Serialize};
 
+use crate::metrics::{CacheWindows, Metrics};
 use crate::text::Text;
 
 /// Which of two orders is newer. A receiver refuses what is older than the newest it has seen.
@@ -154,6 +155,10 @@ pub enum Never {}
 /// What the scaler says unasked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are samples, and there is one in a second"
+)]
 pub enum ScalerNotify {
     /// A measurement: at least one a second, more when things change fast.
     Sample(Sample),
@@ -171,6 +176,12 @@ pub struct Sample {
     /// What the estimate rests on; shown to people, never decided on.
     #[serde(default)]
     pub signals: Signals,
+    /// What the host's policy `reference` decides on; `None` from a guest that does not say it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Metrics>,
+    /// The working set of the file cache, where it was measured since the last sample.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<CacheWindows>,
 }
 
 /// Numbers behind a [`Sample`].

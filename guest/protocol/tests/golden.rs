@@ -7,9 +7,9 @@ use std::fmt::Debug;
 use std::path::PathBuf;
 
 use guest_protocol::{
-    Ask, AskReason, CURRENT, Envelope, ErrorBody, ErrorCode, Generation, Greeting, Hello,
-    KeeperRequest, KeeperResponse, KeeperState, Message, Never, RoleName, Sample, ScalerNotify,
-    ScalerRequest, ScalerResponse, Signals, Text, Versions, Welcome,
+    Ask, AskReason, CURRENT, CacheWindows, Envelope, ErrorBody, ErrorCode, Generation, Greeting,
+    Hello, KeeperRequest, KeeperResponse, KeeperState, Message, Metrics, Never, RoleName, Sample,
+    ScalerNotify, ScalerRequest, ScalerResponse, Signals, Text, Versions, Welcome,
 };
 use guest_units::{Bytes, MilliCpu, Size};
 use serde::Serialize;
@@ -68,11 +68,27 @@ fn scaler(seen: &mut BTreeSet<String>) {
         refaults_per_second: 7,
         swap_used: Bytes(0),
     };
-    let sample = Sample { demand: size(500, 384), used: size(240, 285), signals };
+    let sample = Sample {
+        demand: size(500, 384),
+        used: size(240, 285),
+        signals,
+        metrics: None,
+        cache: None,
+    };
+    let metrics = Metrics {
+        load1_milli: 310,
+        load5_milli: 1250,
+        memory_total: Bytes::from_mib(485),
+        memory_available: Bytes::from_mib(210),
+        memory_cached: Bytes::from_mib(96),
+    };
+    let cache = Some(CacheWindows::new([100, 250, 240]));
+    let with_metrics = Sample { metrics: Some(metrics), cache, ..sample };
     let ask = Ask { seq: 5, want: size(500, 1024), reason: AskReason::MemorySlope };
     let least = size(250, 640);
-    let cases: [(&str, Message<_, _, _>); 8] = [
+    let cases: [(&str, Message<_, _, _>); 9] = [
         ("sample", Message::Notify(ScalerNotify::Sample(sample))),
+        ("sample_with_metrics", Message::Notify(ScalerNotify::Sample(with_metrics))),
         ("ask", Message::Notify(ScalerNotify::Ask(ask))),
         (
             "may_shrink",
@@ -173,7 +189,8 @@ fn newer_peers_are_understood_as_far_as_possible() {
     let ask = r#"{"seq":1,"want":{"vCPUs":1,"mem":0},"reason":"moon_phase","more":[]}"#;
     assert_eq!(serde_json::from_str::<Ask>(ask).unwrap().reason, AskReason::Unknown);
     let sample = r#"{"demand":{"vCPUs":1,"mem":0},"used":{"vCPUs":0,"mem":0}}"#;
-    assert_eq!(serde_json::from_str::<Sample>(sample).unwrap().signals, Signals::default());
+    let sample = serde_json::from_str::<Sample>(sample).unwrap();
+    assert_eq!((sample.signals, sample.metrics, sample.cache), (Signals::default(), None, None));
     let envelopes = [
         r"{}",
         r#"{"id":1}"#,

@@ -3,6 +3,7 @@
 //! All problems are reported at once; a wrong configuration ends the process with exit code 64.
 
 mod file;
+mod policy;
 mod scaling;
 mod section;
 
@@ -13,7 +14,6 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, Subcommand};
 
 pub(crate) use file::{FileConfig, Rate};
-pub(crate) use scaling::check_annotation;
 
 /// Where the running agent answers `why` and `top`.
 pub(crate) const ADMIN_SOCKET: &str = "/run/autoscaler-agent/admin.sock";

@@ -6,9 +6,9 @@
 
 use controller_api::{Approval, Bounds, Phase, VirtualMachine, annotations, names};
 use guest_units::{Bytes, Size};
-use host_scaling::Limits;
+use host_scaling::{Limits, Policy};
 
-use crate::config::{FileConfig, check_annotation};
+use crate::config::FileConfig;
 
 /// Smallest and largest CPU that autoscaling accepts, in thousandths.
 const CPU_RANGE: std::ops::RangeInclusive<u32> = 50..=512_000;
@@ -45,6 +45,7 @@ pub(crate) struct VmView {
     pub(crate) uid: String,
     pub(crate) pod_name: String,
     pub(crate) limits: Limits,
+    pub(crate) policy: Policy,
     pub(crate) spec: Size,
     pub(crate) plugged: Size,
     pub(crate) approved: Option<Size>,
@@ -94,11 +95,11 @@ pub(crate) fn look(vm: &VirtualMachine, node: &str, config: &FileConfig) -> Seen
     if !ours {
         return Seen::NotOurs;
     }
-    let limits = match limits(vm, config) {
-        Ok(limits) => limits,
-        Err(reason) => return Seen::Invalid(reason),
-    };
     let annotations = vm.metadata.annotations.as_ref();
+    let (policy, limits) = match (config.policies.of(annotations), limits(vm)) {
+        (Ok(policy), Ok(limits)) => (policy, limits),
+        (Err(reason), _) | (_, Err(reason)) => return Seen::Invalid(reason),
+    };
     let approval = annotations.and_then(|all| Approval::from_annotations(all).ok().flatten());
     let revisions = [vm.spec.target_revision.as_ref(), status.current_revision.as_ref()];
     let label = |key| vm.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(key));
@@ -107,6 +108,7 @@ pub(crate) fn look(vm: &VirtualMachine, node: &str, config: &FileConfig) -> Seen
         uid: uid.clone(),
         pod_name: pod_name.clone(),
         limits,
+        policy,
         spec: vm.use_size(),
         plugged,
         approved: approval.map(|approval| approval.size),
@@ -119,13 +121,7 @@ pub(crate) fn look(vm: &VirtualMachine, node: &str, config: &FileConfig) -> Seen
     }))
 }
 
-fn limits(vm: &VirtualMachine, config: &FileConfig) -> Result<Limits, String> {
-    let annotations = vm.metadata.annotations.as_ref();
-    if let Some(text) = annotations.and_then(|all| all.get(names::ANNOTATION_CONFIG)) {
-        check_annotation(text, &config.defaults).map_err(|problems| {
-            format!("annotation {}: {}", names::ANNOTATION_CONFIG, problems.0.join("; "))
-        })?;
-    }
+fn limits(vm: &VirtualMachine) -> Result<Limits, String> {
     let Bounds { min, max } = Bounds::of(vm).map_err(|err| guest_units::Chain(&err).to_string())?;
     for (name, size) in [("minimum", min), ("maximum", max)] {
         if !CPU_RANGE.contains(&size.cpu.0) {
@@ -229,9 +225,19 @@ pub(crate) mod tests {
                 "annotation autoscaling.neon.tech/bounds: max.cpu must be above zero",
             ),
             (
+                "autoscaling.neon.tech/bounds",
+                r#"{"min":{"cpu":-1,"mem":"1Gi"},"max":{"cpu":2,"mem":"2Gi"}}"#,
+                "read annotation autoscaling.neon.tech/bounds: ",
+            ),
+            (
                 "autoscaling.neon.tech/config",
                 r#"{"loadAverageFractionTarget": 3}"#,
                 "annotation autoscaling.neon.tech/config: loadAverageFractionTarget: 3",
+            ),
+            (
+                "autoscaling.neon.tech/policy",
+                "magic",
+                "annotation autoscaling.neon.tech/policy: \"magic\" is not \"headroom\"",
             ),
         ];
         for (key, text, expected) in table {

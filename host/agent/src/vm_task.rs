@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use controller_api::Approval;
 use guest_protocol::{Link, ScalerHost, ScalerNotify};
 use guest_units::{Moment, Size};
-use host_scaling::{Action, Event, Policy, Sample, Scaler, Why};
+use host_scaling::reference::CacheWindows;
+use host_scaling::{Action, Event, Policy, Sample, Scaler, SystemSample, Why};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -160,7 +161,7 @@ impl Task {
         report: mpsc::Sender<Report>,
     ) -> Self {
         let (origin, wall) = (Instant::now(), Timestamp::now());
-        let policy = policy_of(&shared.file.policy, &view.uid);
+        let policy = policy_of(&view);
         // The clock makes numbers that are above those of every earlier process.
         let first = u64::try_from(wall.as_millisecond()).unwrap_or(1);
         let mut scaler = Scaler::new(view.limits, policy, first);
@@ -222,6 +223,9 @@ impl Task {
         if view.limits != self.view.limits {
             self.handle(Event::Limits(view.limits));
         }
+        if view.policy != self.view.policy {
+            self.handle(Event::Policy(Box::new(policy_of(&view))));
+        }
         self.view = view;
         self.handle(Event::Vm(self.view.for_scaler()));
         if let Some((since, from, to)) = self.changing
@@ -264,8 +268,11 @@ impl Task {
         let endpoint = match what {
             ScalerNotify::Sample(sample) => {
                 self.health.heard(now);
-                let sample = Sample { demand: sample.demand, used: sample.used, system: None };
-                self.handle(Event::Sample(sample));
+                self.handle(Event::Sample(sample_of(sample)));
+                if let Some(windows) = sample.cache {
+                    let windows = CacheWindows::new(windows.pages().iter().copied());
+                    self.handle(Event::Cache(Box::new(windows)));
+                }
                 "Sample"
             }
             ScalerNotify::Ask(ask) => {
@@ -377,12 +384,24 @@ impl Task {
 }
 
 /// Statements of many VMs are spread: the interval is shortened by 0 to 99 ms, fixed for each VM.
-fn policy_of(policy: &Policy, uid: &str) -> Policy {
-    let jitter = uid.bytes().fold(7u64, |sum, byte| sum.wrapping_mul(31) + u64::from(byte)) % 100;
-    let mut policy = *policy;
+fn policy_of(view: &VmView) -> Policy {
+    let jitter =
+        view.uid.bytes().fold(7u64, |sum, byte| sum.wrapping_mul(31) + u64::from(byte)) % 100;
+    let mut policy = view.policy;
     let every = policy.retries.permit_every;
     policy.retries.permit_every = every.saturating_sub(Duration::from_millis(jitter));
     policy
+}
+
+/// What the brain takes from a sample; the guest's own numbers were brought within bounds when they arrived.
+fn sample_of(sample: &guest_protocol::Sample) -> Sample {
+    let system = sample.metrics.map(|metrics| SystemSample {
+        load1_milli: metrics.load1_milli,
+        load5_milli: metrics.load5_milli,
+        memory_usage: SystemSample::usage(metrics.memory_total, metrics.memory_available),
+        memory_cached: metrics.memory_cached,
+    });
+    Sample { demand: sample.demand, used: sample.used, system }
 }
 
 /// A size for people.

@@ -2,8 +2,6 @@
 //!
 //! Run with `cargo bench -p host-scaling`. Budgets: 0.3 µs when nothing changes, 1 µs with metrics of the cache.
 
-#![expect(missing_docs, reason = "criterion's macros make functions")]
-
 use std::hint::black_box;
 use std::time::Duration;
 

@@ -29,7 +29,7 @@ fn at_rest(policy: Policy) -> (Scaler, Moment) {
             scaler.handle(Event::Patched { generation }, now);
             scaler.handle(Event::GuestTold { generation }, now);
         }
-        now = now + Duration::from_millis(100);
+        now += Duration::from_millis(100);
     }
     (scaler, now)
 }
@@ -72,7 +72,7 @@ fn nothing_is_allocated_while_nothing_changes() {
         assert!(scaler.next(now).start.is_empty(), "{name} is not at rest");
         let info = allocation_counter::measure(|| {
             for _ in 0..100 {
-                now = now + Duration::from_millis(10);
+                now += Duration::from_millis(10);
                 scaler.handle(Event::Sample(sample()), now);
                 assert!(scaler.next(now).start.is_empty());
             }

@@ -111,7 +111,7 @@ fn down_one_unit_for_each_agreement_and_without_a_calm_spell() {
 #[test]
 fn the_guest_is_asked_before_a_decrease_and_told_after_an_increase() {
     let mut world = world(config());
-    run(&mut world, system(300, 0), 5);
+    run(&mut world, system(9000, 0), 5);
     let names: Vec<_> = world
         .log
         .iter()
@@ -122,7 +122,11 @@ fn the_guest_is_asked_before_a_decrease_and_told_after_an_increase() {
             _ => None,
         })
         .collect();
-    assert_eq!(names, [("told", UNIT.times(1)), ("patch", UNIT.times(2)), ("told", UNIT.times(2))]);
+    assert_eq!(
+        names,
+        [("told", UNIT.times(1)), ("patch", UNIT.times(4)), ("told", UNIT.times(4))],
+        "one notice, however many units"
+    );
     let plugged_at = Duration::from_millis(300);
     let told = times(&world, 0, |action, _| matches!(action, Action::TellGuest { .. }));
     assert!(told[1] >= plugged_at, "only what the hypervisor shows: {told:?}");
@@ -134,7 +138,8 @@ fn the_guest_is_asked_before_a_decrease_and_told_after_an_increase() {
         before,
         |action, _| matches!(action, Action::PatchVm { from, size, .. } if from != size),
     );
-    assert!((asked.len(), patched.len()) == (1, 1) && asked[0] < patched[0]);
+    assert_eq!((asked.len(), patched.len()), (3, 3));
+    assert!(asked.iter().zip(&patched).all(|(asked, patched)| asked < patched));
 }
 
 #[test]
@@ -151,6 +156,17 @@ fn without_a_live_guest_nothing_becomes_smaller() {
     world.connect();
     run(&mut world, system(0, 0), 10);
     assert_eq!(world.view.plugged, UNIT.times(1));
+}
+
+#[test]
+fn a_guest_that_is_connected_and_silent_is_not_asked() {
+    let mut world = large(config());
+    world.until(world.now + seconds(31));
+    world.set_limits(limits(UNIT.times(1), UNIT.times(2), 256));
+    world.until(world.now + seconds(60));
+    assert_eq!(questions(&world), []);
+    run(&mut world, system(9000, 0), 5);
+    assert_eq!(world.view.plugged, UNIT.times(2));
 }
 
 #[test]
@@ -180,6 +196,17 @@ fn a_denial_holds_above_the_maximum() {
     world.behaviour.veto = None;
     run(&mut world, system(9000, 0), 10);
     assert_eq!(world.view.plugged, UNIT.times(3));
+}
+
+#[test]
+fn a_denial_outlives_its_connection() {
+    let mut world = large(config());
+    world.behaviour.veto = Some(UNIT.times(4));
+    run(&mut world, system(0, 0), 1);
+    world.connect();
+    run(&mut world, system(0, 0), 10);
+    let asked = times(&world, 0, |action, _| matches!(action, Action::AskGuest { .. }));
+    assert!(asked.len() == 3 && gaps(&asked).iter().all(|gap| *gap >= seconds(5)), "{asked:?}");
 }
 
 #[test]

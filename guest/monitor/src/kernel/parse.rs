@@ -40,6 +40,7 @@ pub(crate) fn meminfo(text: &[u8]) -> Option<MemoryReading> {
             b"MemAvailable:" => available = Some(bytes),
             b"Active(file):" => memory.active_file = bytes,
             b"Inactive(file):" => memory.inactive_file = bytes,
+            b"Cached:" => memory.cached = bytes,
             b"SReclaimable:" => memory.slab_reclaimable = bytes,
             b"Dirty:" | b"Writeback:" => memory.dirty = memory.dirty.saturating_add(bytes),
             b"AnonPages:" | b"Shmem:" | b"SUnreclaim:" | b"KernelStack:" | b"PageTables:"
@@ -89,6 +90,26 @@ fn busy_ticks<'a>(words: impl Iterator<Item = &'a [u8]>) -> u64 {
         .filter(|(column, _)| matches!(column, 0..=2 | 5 | 6))
         .filter_map(|(_, word)| number(word))
         .fold(0, u64::saturating_add)
+}
+
+/// `/proc/loadavg`: over one and five minutes, in thousandths.
+pub(crate) fn loads(text: &[u8]) -> Option<(u32, u32)> {
+    let mut words = words(text);
+    Some((milli(words.next()?)?, milli(words.next()?)?))
+}
+
+/// A number with decimals, in thousandths. What is no such number is `None`.
+fn milli(word: &[u8]) -> Option<u32> {
+    let (whole, decimals) = match word.iter().position(|byte| *byte == b'.') {
+        Some(point) => (word.get(..point)?, word.get(point + 1..)?),
+        None => (word, &b""[..]),
+    };
+    if !decimals.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let digit = |at: usize| decimals.get(at).map_or(0, |digit| u64::from(digit - b'0'));
+    let part = digit(0) * 100 + digit(1) * 10 + digit(2);
+    u32::try_from(number(whole)?.checked_mul(1000)?.checked_add(part)?).ok()
 }
 
 /// `cpu.stat` of the workload's cgroup.
@@ -190,6 +211,7 @@ mod tests {
         assert_eq!(memory.available, Bytes::from_kib(300_000));
         assert_eq!(memory.inactive_file, Bytes::from_kib(60_000));
         assert_eq!(memory.counted, Bytes::from_kib(100));
+        assert_eq!(memory.cached, Bytes::from_kib(20));
         assert_eq!((memory.dirty, memory.swap_used), (Bytes::from_kib(10), Bytes::from_mib(1)));
         assert_eq!(meminfo(b"MemTotal: 5 kB\n"), None);
         assert_eq!(meminfo(b""), None);
@@ -207,6 +229,16 @@ mod tests {
         let out = level(100_000, 0, 120_000);
         assert_eq!(level(180_000, 80_000, 120_000), out, "it keeps its place in swap at first");
         assert_eq!(level(180_000, 0, 200_000), out, "and loses it later");
+    }
+
+    #[test]
+    fn load_averages_are_read_as_they_are_written() {
+        assert_eq!(loads(b"0.30 12.05 7.00 2/345 6789\n"), Some((300, 12_050)));
+        assert_eq!(loads(b"3 0.5 0"), Some((3000, 500)));
+        for wrong in [&b""[..], b"0.30", b"x 1", b"-1.0 0", b"nan 0", b"1.x 0", b"9999999999.00 0"]
+        {
+            assert_eq!(loads(wrong), None);
+        }
     }
 
     #[test]
@@ -263,7 +295,7 @@ mod tests {
         #[test]
         fn any_bytes_are_survived(text in prop::collection::vec(any::<u8>(), 0..500)) {
             let mut cpu = CpuReading::default();
-            let _ = (meminfo(&text), zoneinfo(&text), quota(&text), pressure(&text), cpu_list(&text));
+            let _ = (meminfo(&text), loads(&text), zoneinfo(&text), quota(&text), pressure(&text), cpu_list(&text));
             stat(&text, &mut cpu);
             cpu_stat(&text, &mut cpu);
         }

@@ -13,6 +13,7 @@ pub(crate) struct Reader {
     meminfo: Kept,
     vmstat: Kept,
     stat: Kept,
+    loadavg: Kept,
     zoneinfo: Kept,
     cpu_stat: Kept,
     cpu_max: Kept,
@@ -37,6 +38,7 @@ impl Reader {
             meminfo: proc("meminfo"),
             vmstat: proc("vmstat"),
             stat: proc("stat"),
+            loadavg: proc("loadavg"),
             zoneinfo: proc("zoneinfo"),
             cpu_stat: Kept::new(cgroup.join("cpu.stat")),
             cpu_max: Kept::new(cgroup.join("cpu.max")),
@@ -66,6 +68,7 @@ impl Reader {
         if let Ok(text) = self.cpu_stat.read() {
             parse::cpu_stat(text, &mut cpu);
         }
+        cpu.loads_milli = self.loadavg.read().ok().and_then(parse::loads);
         cpu.quota = self.cpu_max.read().ok().and_then(parse::quota);
         cpu.pressure_usec = self.cpu_pressure.read().map_or(0, parse::pressure);
         Ok(Reading { memory, cpu })

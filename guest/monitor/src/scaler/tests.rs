@@ -59,6 +59,9 @@ async fn a_host_gets_samples_answers_and_asks() {
         // 185 MiB in use, and 27 MiB that the kernel keeps for itself.
         assert_eq!(sample.used.memory, Bytes::from_mib(185 + 27));
         assert_eq!(sample.signals.memory_total, Bytes::from_mib(485));
+        let metrics = sample.metrics.unwrap();
+        assert_eq!((metrics.load1_milli, metrics.load5_milli), (300, 250));
+        assert_eq!(metrics.memory_total, Bytes::from_mib(485));
 
         let generation = Generation::from(5);
         let ask = |to| ScalerRequest::MayShrink { generation, from: size(1000, 1024), to };

@@ -1,23 +1,23 @@
 //! The configuration file: the reference's fields, plus `scaling.policy` and `scaling.headroom`.
 //!
 //! Unknown fields are refused. A field whose part does not exist here is checked, and refused where it asks for
-//! something (clients for billing and scaling events, the reference's policy).
+//! something (clients for billing and scaling events).
 
 use std::time::Duration;
 
-use host_scaling::reference::ReferenceConfig;
-use host_scaling::{Policy, Retries, Rules};
+use host_scaling::reference::ComputeUnit;
+use host_scaling::{Headroom, Reference, Retries};
 use serde_json::Value;
 
 use super::Problems;
+use super::policy::{Name, Policies};
 use super::scaling::{defaults, headroom};
 use super::section::Section;
 
 /// What the file means.
 #[derive(Debug, Clone)]
 pub(crate) struct FileConfig {
-    pub(crate) policy: Policy,
-    pub(crate) defaults: ReferenceConfig,
+    pub(crate) policies: Policies,
     /// How often the state of all VMs is looked at.
     pub(crate) refresh: Duration,
     pub(crate) guest: Guest,
@@ -83,10 +83,12 @@ impl FileConfig {
     fn take(root: &mut Section, problems: &mut Problems) -> Self {
         let mut retries = Retries::default();
         let refresh = root.seconds("refereshStateIntervalSeconds", problems);
-        let (headroom, defaults) = scaling(root.section("scaling", problems), problems);
+        let (default, headroom, mut reference) =
+            scaling(root.section("scaling", problems), problems);
         billing(root.section("billing", problems), problems);
         scaling_events(root.section("scalingEvents", problems), problems);
-        let guest = monitor(root.section("monitor", problems), &mut retries, problems);
+        let guest =
+            monitor(root.section("monitor", problems), (&mut retries, &mut reference), problems);
         metrics(root.section("metrics", problems), problems);
         let scheduler = scheduler(root.section("scheduler", problems), &mut retries, problems);
         let vm = neonvm(root.section("neonvm", problems), &mut retries, problems);
@@ -96,43 +98,39 @@ impl FileConfig {
             dump.seconds("timeoutSeconds", problems);
             dump.end(problems);
         }
-        let policy = Policy { rules: Rules::Headroom(headroom), retries };
-        Self { policy, defaults, refresh, guest, scheduler, vm }
+        let policies = Policies { default, headroom, reference, retries };
+        Self { policies, refresh, guest, scheduler, vm }
     }
 }
 
-fn scaling(
-    mut section: Section,
-    problems: &mut Problems,
-) -> (host_scaling::Headroom, ReferenceConfig) {
-    let mut unit = section.section("computeUnit", problems);
-    for (key, zero) in [
-        ("vCPUs", unit.cpu("vCPUs", problems).is_none_or(|cpu| cpu.0 == 0)),
-        ("mem", unit.bytes("mem", problems).is_none_or(|mem| mem.0 == 0)),
-    ] {
+fn scaling(mut section: Section, problems: &mut Problems) -> (Name, Headroom, Reference) {
+    let mut part = section.section("computeUnit", problems);
+    let (cpu, memory) = (part.cpu("vCPUs", problems), part.bytes("mem", problems));
+    for (key, zero) in
+        [("vCPUs", cpu.is_none_or(|cpu| cpu.0 == 0)), ("mem", memory.is_none_or(|mem| mem.0 == 0))]
+    {
         if zero {
-            problems.push(format!("{} must be there and above zero", unit.name(key)));
+            problems.push(format!("{} must be there and above zero", part.name(key)));
         }
     }
-    unit.end(problems);
-    let fields = defaults(section.section("defaultConfig", problems), problems);
-    match section.take("policy") {
-        Some(Value::String(policy)) if policy == "headroom" => {}
-        None => problems.push(NO_REFERENCE),
-        Some(Value::String(policy)) if policy == "reference" => problems.push(NO_REFERENCE),
-        Some(other) => {
-            problems
-                .push(format!("scaling.policy: {other} is not a policy; set it to \"headroom\""));
+    part.end(problems);
+    let unit = match (cpu, memory) {
+        (Some(cpu), Some(memory)) => ComputeUnit { cpu, memory },
+        _ => ComputeUnit::SHIPPED,
+    };
+    let config = defaults(section.section("defaultConfig", problems), problems);
+    let name = section.take("policy").map(|value| match value.as_str().and_then(Name::of) {
+        Some(name) => name,
+        None => {
+            problems.push(format!("scaling.policy: {value} is not {}", Name::ALL));
+            Name::default()
         }
-    }
+    });
     let numbers = section.optional("headroom", problems);
     let headroom = headroom(numbers, problems);
     section.end(problems);
-    (headroom, fields)
+    (name.unwrap_or_default(), headroom, Reference { config, unit, ..Reference::default() })
 }
-
-const NO_REFERENCE: &str = "scaling.policy: \"reference\", which is also what an absent policy means, is not in \
-    this release; set scaling.policy to \"headroom\"";
 
 fn billing(mut section: Section, problems: &mut Problems) {
     section.text("cpuMetricName", problems);
@@ -165,16 +163,20 @@ fn clients(section: &mut Section, known: &[&str], problems: &mut Problems) {
     clients.end(problems);
 }
 
-fn monitor(mut section: Section, retries: &mut Retries, problems: &mut Problems) -> Guest {
+fn monitor(
+    mut section: Section,
+    (retries, reference): (&mut Retries, &mut Reference),
+    problems: &mut Problems,
+) -> Guest {
     let port = u32::from(section.port("serverPort", problems));
     let response_timeout = section.seconds("responseTimeoutSeconds", problems);
     let connection_timeout = section.seconds("connectionTimeoutSeconds", problems);
     section.seconds("connectionRetryMinWaitSeconds", problems);
     let unhealthy_after = section.seconds("unhealthyAfterSilenceDurationSeconds", problems);
     let startup_grace = section.seconds("unhealthyStartupGracePeriodSeconds", problems);
-    section.seconds("maxHealthCheckSequentialFailuresSeconds", problems);
+    reference.silence = section.seconds("maxHealthCheckSequentialFailuresSeconds", problems);
     retries.veto_valid = section.seconds("retryDeniedDownscaleSeconds", problems);
-    section.seconds("requestedUpscaleValidSeconds", problems);
+    reference.requested_valid = section.seconds("requestedUpscaleValidSeconds", problems);
     retries.guest_failed = section.seconds("retryFailedRequestSeconds", problems);
     let failures = rate(&mut section, problems);
     section.end(problems);
@@ -247,9 +249,11 @@ pub(crate) mod tests {
     fn the_shipped_file_is_valid_and_means_what_it_says() {
         let config = shipped();
         assert_eq!(config.refresh, Duration::from_secs(5));
-        assert_eq!(config.policy.retries.permit_denied, Duration::from_secs(2));
-        assert_eq!(config.policy.retries.patch_failed, Duration::from_secs(5));
-        assert_eq!(config.policy.rules, Rules::default());
+        let Policies { default, headroom, reference, retries } = config.policies;
+        assert_eq!(retries.permit_denied, Duration::from_secs(2));
+        assert_eq!(retries.patch_failed, Duration::from_secs(5));
+        assert_eq!((default, headroom), (Name::Headroom, Headroom::default()));
+        assert_eq!((reference, retries), (Reference::default(), Retries::default()));
         assert_eq!((config.guest.port, config.scheduler.port), (10301, 10299));
         assert_eq!(config.scheduler.request_timeout, Duration::from_secs(2));
         assert_eq!(config.vm.failures, Rate { interval: Duration::from_secs(120), threshold: 2 });
@@ -271,17 +275,11 @@ pub(crate) mod tests {
     #[test]
     fn every_problem_names_its_field() {
         type Change = fn(&mut Value);
-        let table: [(&str, Change, &str); 12] = [
-            (
-                "absent policy",
-                |v| drop(v["scaling"].as_object_mut().unwrap().remove("policy")),
-                NO_REFERENCE,
-            ),
-            ("reference policy", |v| v["scaling"]["policy"] = "reference".into(), NO_REFERENCE),
+        let table: [(&str, Change, &str); 10] = [
             (
                 "unknown policy",
                 |v| v["scaling"]["policy"] = "magic".into(),
-                "scaling.policy: \"magic\" is not a policy; set it to \"headroom\"",
+                "scaling.policy: \"magic\" is not \"headroom\" or \"reference\"",
             ),
             ("unknown field", |v| v["monitor"]["color"] = 1.into(), "monitor.color is not known"),
             (
@@ -327,6 +325,24 @@ pub(crate) mod tests {
         ];
         for (name, change, expected) in table {
             assert_eq!(changed(change), [expected], "{name}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_an_existing_installation_means_the_references_policy() {
+        let mut value: Value = serde_json::from_str(SHIPPED).unwrap();
+        value["scaling"]["policy"] = "reference".into();
+        value["scaling"]["computeUnit"] = serde_json::json!({"vCPUs": "500m", "mem": "2Gi"});
+        value["scaling"]["defaultConfig"]["memoryUsageFractionTarget"] = 0.5.into();
+        value["monitor"]["requestedUpscaleValidSeconds"] = 7.into();
+        let named = FileConfig::parse(&value.to_string()).unwrap().policies;
+        drop(value["scaling"].as_object_mut().unwrap().remove("policy"));
+        let absent = FileConfig::parse(&value.to_string()).unwrap().policies;
+        for Policies { default, reference, .. } in [named, absent] {
+            assert_eq!(default, Name::Reference);
+            assert_eq!(reference.unit.cpu.0, 500);
+            assert!((reference.config.memory_usage_fraction_target - 0.5).abs() < 1e-9);
+            assert_eq!(reference.requested_valid, Duration::from_secs(7));
         }
     }
 

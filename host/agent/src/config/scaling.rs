@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::Problems;
 use super::section::Section;
 
-/// The reference's fields as the file's defaults. They belong to its policy: checked here, acted on there.
+/// The reference's fields as the file's defaults.
 pub(crate) fn defaults(mut section: Section, problems: &mut Problems) -> ReferenceConfig {
     let path = section.name("");
     let config = ReferenceConfig::from_json(&known(&mut section)).unwrap_or_else(|wrong| {
@@ -19,20 +19,25 @@ pub(crate) fn defaults(mut section: Section, problems: &mut Problems) -> Referen
     config
 }
 
-/// Checks a VM's configuration annotation: its fields over the file's. Unknown fields are ignored, as users
-/// of the reference rely on.
-pub(crate) fn check_annotation(text: &str, default: &ReferenceConfig) -> Result<(), Problems> {
+/// A VM's configuration annotation: its fields over the file's. Unknown fields are ignored, as users of the
+/// reference rely on.
+pub(crate) fn annotation(
+    text: &str,
+    default: &ReferenceConfig,
+) -> Result<ReferenceConfig, Problems> {
     let mut problems = Problems::default();
     match serde_json::from_str::<Value>(text) {
         Err(err) => problems.push(format!("not JSON: {err}")),
         Ok(value) => {
             let mut section = Section::root(value, &mut problems);
-            if let Err(wrong) = default.with(&known(&mut section)) {
-                wrong.iter().for_each(|problem| problems.push(problem.to_string()));
+            match default.with(&known(&mut section)) {
+                Ok(config) if problems.0.is_empty() => return Ok(config),
+                Ok(_) => {}
+                Err(wrong) => wrong.iter().for_each(|it| problems.push(it.to_string())),
             }
         }
     }
-    if problems.0.is_empty() { Ok(()) } else { Err(problems) }
+    Err(problems)
 }
 
 fn known(section: &mut Section) -> Map<String, Value> {
@@ -93,7 +98,7 @@ mod tests {
     use super::*;
 
     fn shipped() -> ReferenceConfig {
-        super::super::file::tests::shipped().defaults
+        super::super::file::tests::shipped().policies.reference.config
     }
 
     #[test]
@@ -118,8 +123,7 @@ mod tests {
             (r#"{"lfcToMemoryRatio": "x"}"#, Some("lfcToMemoryRatio: \"x\" is not a number")),
         ];
         for (text, expected) in table {
-            let found =
-                check_annotation(text, &shipped()).err().map(|problems| problems.to_string());
+            let found = annotation(text, &shipped()).err().map(|problems| problems.to_string());
             match (expected, found) {
                 (None, None) => {}
                 (Some(expected), Some(found)) => assert!(found.starts_with(expected), "{found}"),

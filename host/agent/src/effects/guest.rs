@@ -36,7 +36,7 @@ const IDLE: Duration = Duration::from_secs(10);
 /// What the connection reports.
 pub(crate) enum GuestReport {
     Connected { connection: u64, link: Link<ScalerHost> },
-    Told { connection: u64, what: ScalerNotify },
+    Told { connection: u64, what: Box<ScalerNotify> },
     Lost { connection: u64 },
 }
 
@@ -114,7 +114,7 @@ async fn one_connection(
     let listen = async {
         while let Some(received) = incoming.next().await {
             let Received::Notify(what) = received; // a guest makes no requests
-            if reports.send(GuestReport::Told { connection, what }).await.is_err() {
+            if reports.send(GuestReport::Told { connection, what: Box::new(what) }).await.is_err() {
                 return;
             }
         }

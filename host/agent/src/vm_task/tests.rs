@@ -1,7 +1,7 @@
 //! One task against a guest, a scheduler and an API server of our own: demand becomes size and back.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use axum::extract::State;
 use axum::routing::post;
@@ -33,9 +33,24 @@ struct Api {
     views: watch::Sender<VmView>,
 }
 
+/// The shipped configuration, with pauses that a test can wait for.
+fn quick() -> crate::config::FileConfig {
+    let mut file = crate::config::shipped();
+    file.policies.headroom = host_scaling::Headroom {
+        cpu_calm: Duration::from_millis(300),
+        memory_calm: Duration::from_millis(300),
+        step_pause: Duration::from_millis(50),
+        ..host_scaling::Headroom::default()
+    };
+    file.policies.retries.veto_valid = Duration::from_millis(300);
+    file.policies.retries.veto_pause = Duration::from_millis(100);
+    file.policies.retries.permit_denied = Duration::from_millis(200);
+    file
+}
+
 fn view_of(object: &Value) -> VmView {
     let vm = serde_json::from_value(object.clone()).unwrap();
-    match look(&vm, "n1", &crate::config::shipped()) {
+    match look(&vm, "n1", &quick()) {
         Seen::Ours(view) => *view,
         other => panic!("{other:?}"),
     }
@@ -122,6 +137,8 @@ impl Api {
 struct Guest {
     link: Mutex<Option<Link<ScalerGuest>>>,
     demand: Mutex<Size>,
+    /// In thousandths.
+    load: AtomicU32,
     veto: AtomicBool,
     questions: Mutex<Vec<ScalerRequest>>,
 }
@@ -153,7 +170,17 @@ impl Guest {
                 while !link.is_closed() {
                     let demand = *samples.demand.lock().unwrap();
                     let signals = guest_protocol::Signals::default();
-                    let sample = guest_protocol::Sample { demand, used: demand, signals };
+                    let load = samples.load.load(Ordering::Relaxed);
+                    let metrics = guest_protocol::Metrics {
+                        load1_milli: load,
+                        load5_milli: load,
+                        memory_total: Bytes(1 << 30),
+                        memory_available: Bytes(1 << 29),
+                        memory_cached: Bytes(0),
+                    };
+                    let (metrics, cache) = (Some(metrics), None);
+                    let sample =
+                        guest_protocol::Sample { demand, used: demand, signals, metrics, cache };
                     let _closed = link.notify(ScalerNotify::Sample(sample));
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
@@ -211,21 +238,13 @@ async fn world(name: &str) -> World {
     let guest = Arc::new(Guest {
         link: Mutex::new(None),
         demand: Mutex::new(Size { cpu: MilliCpu(50), memory: Bytes(300 << 20) }),
+        load: AtomicU32::new(0),
         veto: AtomicBool::new(false),
         questions: Mutex::default(),
     });
     tasks.spawn(Arc::clone(&guest).run(listener, tasks.clone()));
 
-    let mut file = crate::config::shipped();
-    file.policy.rules = host_scaling::Rules::Headroom(host_scaling::Headroom {
-        cpu_calm: Duration::from_millis(300),
-        memory_calm: Duration::from_millis(300),
-        step_pause: Duration::from_millis(50),
-        ..host_scaling::Headroom::default()
-    });
-    file.policy.retries.veto_valid = Duration::from_millis(300);
-    file.policy.retries.veto_pause = Duration::from_millis(100);
-    file.policy.retries.permit_denied = Duration::from_millis(200);
+    let file = quick();
     let shared = Arc::new(Shared {
         file,
         node: "n1".to_owned(),
@@ -312,6 +331,29 @@ async fn demand_becomes_size_and_back_and_the_guest_is_asked_and_told() {
     world.queries.send(Query::Top(to)).await.unwrap();
     let top: Value = serde_json::from_str(&top.await.unwrap()[0]).unwrap();
     assert_eq!((&top["name"], &top["plugged"]["mem"]), (&"pg".into(), &"1Gi".into()));
+}
+
+#[tokio::test]
+async fn the_policy_of_a_running_vm_is_changed_by_its_annotation() {
+    let world = world("policy").await;
+    world.guest.load.store(1800, Ordering::Relaxed);
+    world.until("held", |world| world.guest.link.lock().unwrap().is_some()).await;
+    assert_eq!(world.api.plugged(), size(250, 1), "a load is nothing to the policy headroom");
+    let annotate = |text: &str| {
+        let mut object = world.api.object.lock().unwrap();
+        object["metadata"]["annotations"]["autoscaling.neon.tech/policy"] = text.into();
+        drop(object);
+        world.api.plug();
+    };
+    annotate("reference");
+    // 1.8 / 0.9 / 0.25 is 8 units.
+    world.until("grown", |world| world.api.plugged() == size(2000, 8)).await;
+    let why = world.why().await;
+    let last = why.last().unwrap();
+    assert_eq!(last["rule"], "goal 8 by cpu");
+    assert_eq!(last["inputs"]["reference"]["load1"], 1.8);
+    annotate("headroom");
+    world.until("back", |world| world.api.plugged() == size(250, 1)).await;
 }
 
 #[tokio::test]

@@ -79,7 +79,18 @@ pub fn goal(
 ) -> Goal {
     // Windows from before the metrics were switched off are no reason for anything.
     let cache = cache.filter(|_| config.enable_lfc_metrics);
-    let working_set = cache.and_then(|cache| working_set(config, cache.working_set_pages));
+    let looked_at = cache.map(|cache| working_set(config, cache.working_set_pages));
+    goal_with(config, unit, system, looked_at)
+}
+
+/// The goal, where the windows were looked at already: `None` where there are none, or none that count.
+pub(super) fn goal_with(
+    config: &ReferenceConfig,
+    unit: ComputeUnit,
+    system: Option<&SystemMetrics>,
+    looked_at: Option<Option<WorkingSet>>,
+) -> Goal {
+    let working_set = looked_at.flatten();
     let memory_unit = unit.memory.0 as f64;
     let projected_bytes = working_set.map(|set| set.projected_pages * CACHE_PAGE_BYTES);
     let mut components = Components {
@@ -98,7 +109,7 @@ pub fn goal(
     }
     let largest =
         components.cpu.round().max(components.memory).max(components.cache.unwrap_or_default());
-    let complete = system.is_some() && (cache.is_some() || !config.enable_lfc_metrics);
+    let complete = system.is_some() && (looked_at.is_some() || !config.enable_lfc_metrics);
     Goal { units: whole(largest.ceil()), components, working_set, complete }
 }
 
@@ -120,7 +131,7 @@ fn cpu(config: &ReferenceConfig, unit: ComputeUnit, system: &SystemMetrics) -> f
 }
 
 /// The size of the working set; none from fewer windows than it takes to compare.
-fn working_set(config: &ReferenceConfig, windows: &[f64]) -> Option<WorkingSet> {
+pub(super) fn working_set(config: &ReferenceConfig, windows: &[f64]) -> Option<WorkingSet> {
     let reach = (config.lfc_window_size_minutes as usize).checked_sub(1)?;
     let offset = (config.lfc_min_wait_before_downscale_minutes as usize).checked_sub(1)?;
     if windows.len() < offset + reach + 1 || offset < reach {

@@ -3,8 +3,9 @@
 use guest_units::{Moment, Size};
 
 use super::cache::CacheWindows;
+use super::config::ReferenceConfig;
 use super::desired::{Denied, Desired, Requested};
-use super::goal::{CacheMetrics, Goal, SystemMetrics, goal};
+use super::goal::{Goal, SystemMetrics, WorkingSet, goal_with, working_set};
 use crate::event::{Limits, SystemSample};
 use crate::policy::{Reference, Rules};
 
@@ -13,6 +14,8 @@ use crate::policy::{Reference, Rules};
 pub(crate) struct State {
     system: Option<SystemSample>,
     windows: Option<Box<CacheWindows>>,
+    /// What the windows show, where there are any.
+    looked_at: Option<Option<WorkingSet>>,
     goal: Goal,
     requested: Option<(Requested, Moment)>,
 }
@@ -29,16 +32,21 @@ impl State {
 
     /// The cache measured. Windows that do not count are not kept either.
     pub(crate) fn cached(&mut self, windows: Box<CacheWindows>, rules: &Rules) {
-        if counts(rules) && self.windows.as_ref() != Some(&windows) {
+        if counts(rules).is_some() && self.windows.as_ref() != Some(&windows) {
             self.windows = Some(windows);
-            self.update(rules);
+            self.changed(rules);
         }
     }
 
     /// Policy or numbers are other ones.
     pub(crate) fn changed(&mut self, rules: &Rules) {
-        if !counts(rules) {
-            self.windows = None;
+        self.looked_at = None;
+        match (counts(rules), &self.windows) {
+            (None, _) => self.windows = None,
+            (Some(_), None) => {}
+            (Some(config), Some(windows)) => {
+                self.looked_at = Some(windows.as_floats(|pages| working_set(config, pages)));
+            }
         }
         self.update(rules);
     }
@@ -96,16 +104,16 @@ impl State {
     fn update(&mut self, rules: &Rules) {
         let Rules::Reference(Reference { config, unit, .. }) = rules else { return };
         let system = self.system.map(SystemMetrics::from);
-        self.goal = match &self.windows {
-            None => goal(config, *unit, system.as_ref(), None),
-            Some(windows) => windows.as_floats(|pages| {
-                let cache = CacheMetrics { working_set_pages: pages };
-                goal(config, *unit, system.as_ref(), Some(cache))
-            }),
-        };
+        self.goal = goal_with(config, *unit, system.as_ref(), self.looked_at);
     }
 }
 
-fn counts(rules: &Rules) -> bool {
-    matches!(rules, Rules::Reference(reference) if reference.config.enable_lfc_metrics)
+/// The numbers, where the cache's windows count.
+fn counts(rules: &Rules) -> Option<&ReferenceConfig> {
+    match rules {
+        Rules::Reference(reference) if reference.config.enable_lfc_metrics => {
+            Some(&reference.config)
+        }
+        _ => None,
+    }
 }

@@ -19,7 +19,7 @@ impl Scaler {
         now: Moment,
     ) {
         let Some(judgement) = self.judge(now) else { return };
-        let inputs = self.inputs(now);
+        let inputs = self.inputs(judgement.base, now);
         let to = to.unwrap_or(judgement.goal);
         self.ring.open(Decision {
             at: now,
@@ -34,7 +34,7 @@ impl Scaler {
         });
     }
 
-    fn inputs(&self, now: Moment) -> Inputs {
+    fn inputs(&self, base: Size, now: Moment) -> Inputs {
         let (mut cpu_peak, mut memory_peak, mut reference) = (None, None, None);
         match &self.policy.rules {
             Rules::Headroom(numbers) => {
@@ -42,7 +42,7 @@ impl Scaler {
                 memory_peak = self.memory_peak.largest(now, numbers.memory_calm);
             }
             Rules::Reference(rules) => {
-                reference = Some(Box::new(self.reference_inputs(rules, now)));
+                reference = Some(Box::new(self.reference_inputs(rules, base, now)));
             }
         }
         Inputs {
@@ -59,7 +59,7 @@ impl Scaler {
         }
     }
 
-    fn reference_inputs(&self, rules: &Reference, now: Moment) -> ReferenceInputs {
+    fn reference_inputs(&self, rules: &Reference, base: Size, now: Moment) -> ReferenceInputs {
         let system = self.reference.system();
         let metrics = system.map(SystemMetrics::from);
         ReferenceInputs {
@@ -69,7 +69,7 @@ impl Scaler {
             memory_cached: system.map(|system| system.memory_cached),
             goal: self.reference.goal(),
             requested: self.reference.requested(now),
-            denied: self.guest.denied(now),
+            denied: self.denied(base, now),
             unit: rules.unit,
             config: rules.config,
         }

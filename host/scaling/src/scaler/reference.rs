@@ -63,13 +63,19 @@ impl fmt::Display for Reason {
 }
 
 impl Scaler {
+    /// The denial that still counts. It holds what there is, and brings back nothing that went since.
+    pub(super) fn denied(&self, base: Size, now: Moment) -> Option<Denied> {
+        let Denied { target, current } = self.guest.denied(now)?;
+        Some(Denied { target, current: current.min(base) })
+    }
+
     pub(super) fn judge_reference(
         &self,
         rules: &Reference,
         (base, held): (Size, Size),
         now: Moment,
     ) -> Judgement {
-        let denied = self.guest.denied(now);
+        let denied = self.denied(base, now);
         let wanted = self.reference.desired(rules, &self.limits, (base, denied), now);
         let unbounded = rules.unit.times(wanted.goal.units);
         let desired = on_slots(wanted.size(), denied, &self.limits);

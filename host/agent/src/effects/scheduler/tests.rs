@@ -71,11 +71,15 @@ pub(crate) fn folder(name: &str) -> PathBuf {
 }
 
 pub(crate) fn client(folder: &Path, port: u16, tasks: &TaskTracker) -> SchedulerClient {
+    limited(folder, port, Duration::from_secs(5), tasks)
+}
+
+fn limited(folder: &Path, port: u16, limit: Duration, tasks: &TaskTracker) -> SchedulerClient {
     SchedulerClient::new(
         SchedulerUrl { host: LOCALHOST.to_owned(), port },
         folder.join("ca.crt"),
         folder.join("token"),
-        Duration::from_secs(5),
+        limit,
         tasks.clone(),
     )
 }
@@ -168,6 +172,23 @@ async fn a_permit_is_granted_and_the_connection_is_used_again() {
         assert_eq!((answer.generation, answer.permit), (generation, size(2000)));
         assert_eq!(setup.client.kept.lock().unwrap().len(), 1);
     }
+}
+
+#[tokio::test]
+async fn a_scheduler_that_does_not_answer_is_waited_for_as_configured() {
+    let tasks = TaskTracker::new();
+    let (identity, folder) = (identity(), folder("silent"));
+    std::fs::write(folder.join("ca.crt"), &identity.pem).unwrap();
+    std::fs::write(folder.join("token"), "good\n").unwrap();
+    let router = Router::new().route(PERMIT_PATH, post(std::future::pending::<StatusCode>));
+    let port = serve_tls(&identity, router, &tasks).await;
+    let began = std::time::Instant::now();
+    let client = limited(&folder, port, Duration::from_millis(300), &tasks);
+    let err = client.permit(&request(10)).await.unwrap_err();
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(300) && took < Duration::from_secs(4), "{took:?}");
+    assert_eq!(err.label(), "[error doing request: deadline]");
+    std::fs::remove_dir_all(folder).unwrap();
 }
 
 #[tokio::test]
