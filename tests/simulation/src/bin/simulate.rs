@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
-use tests_simulation::goal;
 use tests_simulation::search::{self, Run};
+use tests_simulation::{goal, timeline};
 
 const EX_USAGE: u8 = 64;
 
@@ -37,6 +37,8 @@ enum Command {
         #[arg(long)]
         only: Option<Only>,
     },
+    /// Reads a VM's events, one JSON object a line, and prints what the brain does after each.
+    Timeline(timeline::Args),
 }
 
 /// A range of seeds.
@@ -70,7 +72,10 @@ impl FromStr for Only {
             return Ok(Self(Vec::new()));
         }
         let wrong = |_| format!("{text:?} is no list of numbers such as 0,3");
-        text.split(',').map(|it| it.trim().parse().map_err(wrong)).collect::<Result<_, _>>().map(Self)
+        text.split(',')
+            .map(|it| it.trim().parse().map_err(wrong))
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 }
 
@@ -102,6 +107,7 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Goal { policy: GoalPolicy::Reference } => goals().map(|()| ExitCode::SUCCESS),
         Command::Faults { seeds, only } => faults(seeds, only),
+        Command::Timeline(args) => timeline::run(&args).map(|()| ExitCode::SUCCESS),
     }
 }
 
