@@ -1,6 +1,7 @@
 //! JSON that people or other programs wrote: what is wrong with it is said in one line that names the field.
 
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 /// The value that a text stands for; else what is wrong, with the field and the column.
 pub(crate) fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {
@@ -11,6 +12,11 @@ pub(crate) fn read<T: DeserializeOwned>(text: &str) -> Result<T, String> {
     })?;
     reader.end().map_err(|err| format!("{} (column {})", message(&err), err.column()))?;
     Ok(value)
+}
+
+/// The same of a value that was read before: there are no columns any more.
+pub(crate) fn convert<T: DeserializeOwned>(value: Value) -> Result<T, String> {
+    serde_path_to_error::deserialize(value).map_err(|err| with_path(&err))
 }
 
 fn with_path(err: &serde_path_to_error::Error<serde_json::Error>) -> String {
@@ -24,7 +30,7 @@ fn with_path(err: &serde_path_to_error::Error<serde_json::Error>) -> String {
 }
 
 /// Without its place, which is told in other words.
-fn message(err: &serde_json::Error) -> String {
+pub(crate) fn message(err: &serde_json::Error) -> String {
     let text = err.to_string();
     let place = format!(" at line {} column {}", err.line(), err.column());
     text.strip_suffix(&place).unwrap_or(&text).to_owned()
@@ -33,6 +39,7 @@ fn message(err: &serde_json::Error) -> String {
 #[cfg(test)]
 mod tests {
     use serde::Deserialize;
+    use serde_json::json;
 
     use super::*;
 
@@ -66,5 +73,7 @@ mod tests {
         }
         let unknown = read::<Outer>(r#"{"inner":{"number":1,"other":2}}"#).unwrap_err();
         assert!(unknown.contains("inner") && unknown.contains("`other`"), "{unknown}");
+        let error = convert::<Outer>(json!({"inner": {"number": "x"}})).unwrap_err();
+        assert!(error.starts_with("inner.number: invalid type: string"), "{error}");
     }
 }

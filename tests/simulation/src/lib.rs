@@ -10,5 +10,6 @@ pub mod load;
 pub mod policy;
 pub mod quality;
 pub mod random;
+pub mod replay;
 pub mod search;
 pub mod timeline;

@@ -53,6 +53,7 @@ use guest_units::Moment;
 use host_scaling::reference::ReferenceConfig;
 use host_scaling::{Event, Scaler};
 
+pub(crate) use self::input::Load;
 use self::input::What;
 use self::output::{Act, Answer};
 use crate::json;

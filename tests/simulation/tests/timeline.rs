@@ -1,11 +1,7 @@
 //! Timelines of events: what a brain does after each. The files under `timelines` are examples of the format;
 //! `UPDATE_EXPECT=1` rewrites their expected output.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::disallowed_methods,
-    reason = "a failure to unwrap is a failed test; timelines are files"
-)]
+#![expect(clippy::unwrap_used, reason = "a failure to unwrap is a failed test")]
 
 use std::path::Path;
 

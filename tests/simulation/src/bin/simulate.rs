@@ -9,7 +9,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand, ValueEnum};
 use tests_simulation::search::{self, Run};
-use tests_simulation::{goal, timeline};
+use tests_simulation::{goal, replay, timeline};
 
 const EX_USAGE: u8 = 64;
 
@@ -39,6 +39,8 @@ enum Command {
     },
     /// Reads a VM's events, one JSON object a line, and prints what the brain does after each.
     Timeline(timeline::Args),
+    /// Shows what other policies would have made of a VM's recorded decisions.
+    Replay(replay::Args),
 }
 
 /// A range of seeds.
@@ -108,6 +110,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Goal { policy: GoalPolicy::Reference } => goals().map(|()| ExitCode::SUCCESS),
         Command::Faults { seeds, only } => faults(seeds, only),
         Command::Timeline(args) => timeline::run(&args).map(|()| ExitCode::SUCCESS),
+        Command::Replay(args) => replay::run(&args).map(|()| ExitCode::SUCCESS),
     }
 }
 

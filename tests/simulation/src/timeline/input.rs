@@ -26,7 +26,7 @@ impl TryFrom<u64> for Whole {
 /// A load average, in thousandths.
 #[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(try_from = "f64")]
-struct Load(u32);
+pub(crate) struct Load(pub(crate) u32);
 
 impl TryFrom<f64> for Load {
     type Error = String;
