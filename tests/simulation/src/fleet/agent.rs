@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use guest_policy::Verdict;
 use guest_units::{Moment, Size};
-use host_scaling::{Action, Event, Sample, Scaler};
+use host_scaling::{Action, Event, Scaler};
 use scheduler_ledger::Seal;
 
 use super::bug::Bug;
@@ -275,11 +275,8 @@ impl World {
     pub(crate) fn agent_hears_guest(&mut self, message: Message) {
         let now = self.now;
         match message {
-            Message::Sample { vm, connection, sample, system }
-                if self.connected(vm, connection) =>
-            {
-                let guest_protocol::Sample { demand, used, .. } = sample;
-                self.tell_agent(vm, Event::Sample(Sample { demand, used, system }));
+            Message::Sample { vm, connection, sample } if self.connected(vm, connection) => {
+                self.tell_agent(vm, Event::Sample(sample));
             }
             Message::Ask { vm, connection, want } if self.connected(vm, connection) => {
                 let Some(agent) = &mut self.vms[vm as usize].agent else { return };

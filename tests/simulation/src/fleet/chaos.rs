@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use guest_protocol::Sample;
 use guest_units::{Bytes, MilliCpu, Moment, Size};
-use host_scaling::Limits;
+use host_scaling::{Limits, Sample};
 use rand::RngExt as _;
 use scheduler_ledger::Amount;
 
@@ -35,7 +34,7 @@ impl Machine {
                 };
                 Sample { demand, ..sample }
             }
-            _ if self.old => Sample { signals: guest_protocol::Signals::default(), ..sample },
+            _ if self.old => Sample { system: None, ..sample },
             _ => sample,
         }
     }

@@ -10,9 +10,9 @@ use guest_policy::reference::{Detector, DetectorAction, DetectorAnswer};
 use guest_policy::{
     Action, CpuReading, Event, MemoryReading, Policy, Reading, Tuning, Unsafe, Verdict, Zones,
 };
-use guest_protocol::{Sample, Signals};
+use guest_protocol::Signals;
 use guest_units::{Bytes, MilliCpu, Moment, Size};
-use host_scaling::SystemSample;
+use host_scaling::{Sample, SystemSample};
 
 use super::object::{KERNEL, for_workload, managed};
 use crate::held::{Held, Kills, Touch};
@@ -88,6 +88,13 @@ impl Mind {
 }
 
 impl LoadAverages {
+    /// In thousandths.
+    fn milli(&self) -> (u32, u32) {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates")]
+        let milli = |load: f64| (load * 1000.0).round() as u32;
+        (milli(self.one), milli(self.five))
+    }
+
     /// So many CPUs were wanted for so long.
     fn pass(&mut self, wanted: f64, passed: Duration) {
         let seconds = passed.as_secs_f64();
@@ -102,15 +109,15 @@ impl LoadAverages {
 }
 
 /// The same but for rounding, and for memory that creeps.
-fn alike(one: &Sample, other: &Sample) -> bool {
-    let cpu = |sample: &Sample| {
+fn alike(one: &guest_protocol::Sample, other: &guest_protocol::Sample) -> bool {
+    let cpu = |sample: &guest_protocol::Sample| {
         let signals = sample.signals;
         [sample.demand.cpu, sample.used.cpu, signals.cpu_short, signals.cpu_long].map(|cpu| cpu.0)
     };
-    let memory = |sample: &Sample| {
+    let memory = |sample: &guest_protocol::Sample| {
         [sample.demand.memory, sample.used.memory, sample.signals.memory_available].map(|it| it.0)
     };
-    let rest = |sample: &Sample| {
+    let rest = |sample: &guest_protocol::Sample| {
         let none = MilliCpu::ZERO;
         Signals {
             cpu_short: none,
@@ -158,7 +165,7 @@ pub(crate) struct Guest {
     /// Counts the looks that are scheduled: those of before are void.
     pub(crate) look: u32,
     pub(crate) steady_since: Moment,
-    last: Option<Sample>,
+    last: Option<guest_protocol::Sample>,
     pub(crate) asleep: bool,
     /// It looks less often than its policy wants to.
     pub(crate) dozes: bool,
@@ -171,8 +178,6 @@ pub(crate) struct Guest {
 pub(crate) struct Said {
     pub(crate) sample: Option<Sample>,
     pub(crate) ask: Option<Size>,
-    /// The system metrics of the reference.
-    pub(crate) system: Option<SystemSample>,
     /// The next look.
     pub(crate) wake: Option<Moment>,
 }
@@ -344,6 +349,7 @@ impl Guest {
                 pressure_usec: usec(waited),
                 quota: Some(self.size.cpu),
                 online: self.size.cpu.whole_up().max(1),
+                loads_milli: Some(self.averages.milli()),
             },
         }
     }
@@ -389,10 +395,8 @@ impl Guest {
         }
         if self.scraped_at.is_none_or(|at| at + SCRAPE <= now) {
             self.scraped_at = Some(now);
-            said.system = Some(self.system(now));
             let used = Size { cpu: self.load.cpu.min(self.size.cpu), memory: self.hard(now) };
-            let signals = Signals::default();
-            said.sample = Some(Sample { demand: used, used, signals });
+            said.sample = Some(Sample { demand: used, used, system: Some(self.system(now)) });
         }
         // The mean of samples that are all the same is the same: only the next scrape brings anything.
         if doze != Doze::Never && self.steady(now) && said.ask.is_none() {
@@ -404,12 +408,10 @@ impl Guest {
     /// What the reference's host reads.
     fn system(&self, now: Moment) -> SystemSample {
         let total = managed(self.size.memory);
-        let milli = |load: f64| (load * 1000.0).round().clamp(0.0, f64::from(u32::MAX));
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped")]
-        let milli = |load: f64| milli(load) as u32;
+        let (load1_milli, load5_milli) = self.averages.milli();
         SystemSample {
-            load1_milli: milli(self.averages.one),
-            load5_milli: milli(self.averages.five),
+            load1_milli,
+            load5_milli,
             memory_usage: SystemSample::usage(total, total.saturating_sub(self.hard(now))),
             memory_cached: PROGRAMS,
         }
@@ -501,8 +503,9 @@ impl Guest {
                         self.tell_policy(Event::Zones(zones), now);
                     }
                     Action::Report(sample) => {
-                        said.system = Some(self.system(now));
-                        said.sample = Some(sample);
+                        let guest_protocol::Sample { demand, used, .. } = sample;
+                        let system = sample.metrics.is_some().then(|| self.system(now));
+                        said.sample = Some(Sample { demand, used, system });
                     }
                     Action::Ask(ask) => said.ask = Some(ask.want),
                 }

@@ -2,8 +2,7 @@
 
 use controller_lifecycle::{Ending, Plugged, Status, What};
 use guest_units::Size;
-use guest_protocol::Sample;
-use host_scaling::{Event, SystemSample};
+use host_scaling::{Event, Sample};
 use scheduler_ledger::{Amount, ResizeResult, Seal};
 
 use super::object::{NodeId, Pod, PodId, VmId, VmObject};
@@ -51,7 +50,7 @@ pub(crate) struct Shown {
 /// A message. Numbers of lives and connections tell for whom an answer is: those of the dead are dropped.
 #[derive(Debug, Clone)]
 pub(crate) enum Message {
-    Sample { vm: VmId, connection: u32, sample: Sample, system: Option<SystemSample> },
+    Sample { vm: VmId, connection: u32, sample: Sample },
     Ask { vm: VmId, connection: u32, want: Size },
     Question { vm: VmId, connection: u32, generation: u64, from: Size, to: Size },
     Notice { vm: VmId, connection: u32, generation: u64, plugged: Size },

@@ -317,11 +317,10 @@ impl World {
             Manner::Flooding => Some(machine.object.limits.max),
             _ => said.ask,
         };
-        let system = said.system.filter(|_| !machine.old);
         let (connection, link) = (machine.connection, Link::Vsock(machine.node_now()));
         let connected = machine.agent.as_ref().is_some_and(|agent| agent.connected);
         if connected && let Some(sample) = sample {
-            self.send(link, Message::Sample { vm, connection, sample, system });
+            self.send(link, Message::Sample { vm, connection, sample });
         }
         if connected && let Some(want) = ask {
             self.send(link, Message::Ask { vm, connection, want });

@@ -1,0 +1,102 @@
+//! `simulate fleet`: a fleet under one policy.
+
+use std::io::{self, Write as _};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use guest_units::{Bytes, Moment};
+use scheduler_ledger::Amount;
+
+use super::{groups, span};
+use crate::quality::table;
+use crate::run::{Brain, Fleet, Outcome, machine};
+use crate::workload::Source;
+
+/// Arguments of `fleet`.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Args {
+    /// Nodes.
+    #[arg(long, default_value_t = 10)]
+    pub nodes: usize,
+    /// VMs, spread evenly.
+    #[arg(long, default_value_t = 200)]
+    pub vms: usize,
+    /// So many hours.
+    #[arg(long, default_value_t = 24.0)]
+    pub hours: f64,
+    /// Of everything random.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Who scales.
+    #[arg(long, value_enum, default_value_t = Brain::Headroom)]
+    pub policy: Brain,
+    /// An archetype, several by weight (`idle=99,diurnal=1`), `all`, or a file or folder of traces.
+    #[arg(long, default_value = "all")]
+    pub trace: String,
+    /// Step of memory: `128Mi`, `1Gi`, or bytes.
+    #[arg(long, default_value = "128Mi")]
+    pub slot: Bytes,
+    /// Largest VM, in CPUs; with 4 GiB each.
+    #[arg(long, default_value_t = 4)]
+    pub cpus: u32,
+    /// CPUs of a node.
+    #[arg(long, default_value_t = 128)]
+    pub node_cpus: u64,
+    /// Memory of a node.
+    #[arg(long, default_value = "512Gi")]
+    pub node_memory: Bytes,
+    /// Checks the rules after every event.
+    #[arg(long)]
+    pub check: bool,
+    /// Looks at every VM all the time.
+    #[arg(long)]
+    pub awake: bool,
+    /// All numbers, as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Runs the fleet and prints its numbers; the speed goes to the standard error.
+///
+/// # Errors
+/// The demand does not exist or is wrong, or the result cannot be written.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let groups = groups(std::slice::from_ref(&args.trace))?;
+    let mut mix: Vec<&Source> = Vec::new();
+    for group in &groups {
+        for _ in 0..group.weight {
+            mix.extend(&group.sources);
+        }
+    }
+    let sources: Vec<&Source> = mix.iter().copied().cycle().take(args.vms).collect();
+    let cpu_millis = args.node_cpus.saturating_mul(1000);
+    let fleet = Fleet {
+        machine: machine(args.cpus, args.slot),
+        brain: args.policy,
+        nodes: args.nodes,
+        node: Amount { cpu_millis, memory_bytes: args.node_memory.0 },
+        seed: args.seed,
+        end: Moment(span(args.hours)?),
+        sleep: !args.awake,
+        checks: args.check,
+    };
+    let began = Instant::now();
+    let Outcome { quality, events, violation } = fleet.run(&sources);
+    let seconds = began.elapsed().as_secs_f64();
+    let report = quality.report(None);
+    let speed = report.vm_hours / seconds;
+    let text = if args.json {
+        serde_json::to_string(&report)? + "\n"
+    } else {
+        table(&[(fleet.brain.name(), report)])
+    };
+    io::stdout().write_all(text.as_bytes()).context("write the result")?;
+    let times = args.hours * 3600.0 / seconds;
+    eprintln!("{events} events, {seconds:.1} s: {speed:.0} VM-hours a second, {times:.0} x real time");
+    if let Some(violation) = violation {
+        eprintln!("{violation}");
+        return Ok(ExitCode::FAILURE);
+    }
+    Ok(ExitCode::SUCCESS)
+}
