@@ -30,7 +30,7 @@ mod runner;
 mod world;
 
 pub use bug::Bug;
-pub use fault::{Fault, Kind, Way};
+pub use fault::{Family, Fault, Kind, Way};
 pub use guest::{Doze, Loads};
 pub use message::{Link, Part, Watcher};
 pub use rules::Violation;

@@ -3,12 +3,13 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use guest_units::{Bytes, MilliCpu, Moment, Size};
 use host_scaling::{Limits, Policy};
 use rand::RngExt as _;
 use scheduler_ledger::Amount;
 
-use crate::fleet::{Bug, Doze, Loads, Settings, Violation, World};
+use crate::fleet::{Bug, Doze, Family, Loads, Settings, Violation, World};
 use crate::load::Load;
 use crate::random::random;
 
@@ -38,6 +39,8 @@ pub struct Run {
     pub seed: u64,
     /// A deliberate bug.
     pub bug: Option<Bug>,
+    /// All faults are of this family.
+    pub family: Option<Family>,
     /// Of the planned faults only these, by number.
     pub only: Option<Vec<usize>>,
     /// Keep a trace of what concerns this VM.
@@ -116,7 +119,8 @@ fn world(run: &Run) -> World {
     };
     let room = Amount { cpu_millis: 8_000, memory_bytes: 16 << 30 };
     let mut world = World::new(settings, &[room; NODES as usize]);
-    let faults = world.plan_faults(FAULTS_UNTIL, VMS, run.only.as_deref());
+    let faults = 
+        world.plan_faults((FAULTS_UNTIL, VMS), run.family, run.only.as_deref());
     for vm in 0..VMS {
         world.add_running(limits(), vm % NODES, loads(run.seed, vm, &faults));
     }
@@ -163,6 +167,11 @@ pub fn shrink(run: &Run, rule: u8) -> Vec<usize> {
     kept
 }
 
+/// As the command line has it.
+fn name<T: ValueEnum>(value: Option<T>) -> Option<String> {
+    value?.to_possible_value().map(|it| it.get_name().to_owned())
+}
+
 /// What to tell about a broken rule: one line that repeats it, the faults that it takes, and what happened before.
 #[must_use]
 pub fn explain(run: &Run, violation: &Violation) -> String {
@@ -171,14 +180,17 @@ pub fn explain(run: &Run, violation: &Violation) -> String {
     let numbers: Vec<String> = kept.iter().map(ToString::to_string).collect();
     let seed = run.seed;
     let mut text = format!(
-        "rule {} is broken: repeat with: simulate faults --seeds {seed}..{} --only {}\n",
+        "rule {} is broken: repeat with: simulate faults --seeds {seed}..{} --only {}",
         violation.rule,
         seed + 1,
         if numbers.is_empty() { "none".to_owned() } else { numbers.join(",") },
     );
-    if let Some(bug) = run.bug {
-        let _written = writeln!(text, "with the deliberate bug {bug:?}");
+    for (option, value) in [("kind", name(run.family)), ("bug", name(run.bug))] {
+        if let Some(value) = value {
+            let _written = write!(text, " --{option} {value}");
+        }
     }
+    text.push('\n');
     let shown = found.violation.as_ref().unwrap_or(violation);
     let _written = writeln!(text, "VM v{}, at {:?}: {}", shown.vm, shown.at.0, shown.text);
     for fault in &found.faults {

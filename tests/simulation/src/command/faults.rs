@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 
 use super::{Only, Seeds};
-use crate::fleet::Bug;
+use crate::fleet::{Bug, Family};
 use crate::search::{Run, explain, search};
 
 /// Arguments of `faults`.
@@ -20,6 +20,9 @@ pub struct Args {
     /// Of a seed's faults only these, by number: `0,3`, or `none`.
     #[arg(long)]
     pub only: Option<Only>,
+    /// All faults are of this kind.
+    #[arg(long, value_enum)]
+    pub kind: Option<Family>,
     /// With a deliberate bug, to see that it is found.
     #[arg(long, value_enum)]
     pub bug: Option<Bug>,
@@ -32,7 +35,7 @@ pub struct Args {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let Seeds { from, to } = args.seeds;
     let only = args.only.clone().map(|Only(only)| only);
-    let like = Run { only, bug: args.bug, ..Run::default() };
+    let like = Run { only, bug: args.bug, family: args.kind, ..Run::default() };
     let (next, worst) = (AtomicU64::new(from), AtomicU64::new(u64::MAX));
     let events = AtomicU64::new(0);
     let began = Instant::now();

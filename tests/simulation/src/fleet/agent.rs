@@ -41,6 +41,8 @@ pub(crate) struct Agent {
     short: bool,
     /// What it last asked for.
     wanted: Size,
+    /// Of a deliberate bug.
+    shut_out: bool,
 }
 
 impl World {
@@ -71,8 +73,10 @@ impl World {
         let policy = self.settings.policy_of(vm);
         let first = u64::try_from(first).unwrap_or(1);
         let mut limits = object.limits;
-        if self.bug == Some(Bug::AgentIgnoresMaximum) {
-            limits.max = limits.max.saturating_add(limits.max);
+        match self.bug {
+            Some(Bug::AgentIgnoresMaximum) => limits.max = limits.max.saturating_add(limits.max),
+            Some(Bug::AgentIgnoresMinimum) => limits.min.cpu.0 /= 2,
+            _ => {}
         }
         let mut scaler = Scaler::new(limits, policy, first);
         scaler.handle(Event::Vm(object.view()), self.now);
@@ -90,6 +94,7 @@ impl World {
             asked_at: None,
             short: false,
             wanted: object.limits.min,
+            shut_out: false,
         }));
         self.act(vm);
         let soon = self.now + self.hop(Link::Vsock(node));
@@ -230,12 +235,13 @@ impl World {
             }
             Message::PermitFailed { vm, life, generation, newest } => {
                 self.closed(vm, generation);
+                let hints = self.bug != Some(Bug::AgentIgnoresNewest);
                 let Some(agent) = self.task(vm, life) else { return };
                 if agent.asking != Some(generation) {
                     return;
                 }
                 agent.asking = None;
-                if let Some(newest) = newest {
+                if let Some(newest) = newest.filter(|_| hints) {
                     agent.scaler.handle(Event::Newest(newest), now);
                 }
                 self.tell_agent(vm, Event::PermitFailed { generation });
@@ -250,11 +256,17 @@ impl World {
                 self.agent_looks(vm, &seen);
             }
             Message::PatchFailed { vm, life, generation, raced, seen } => {
+                let trusts = self.bug == Some(Bug::AgentTrustsPatches);
                 let Some(agent) = self.task(vm, life) else { return };
                 if agent.patching != Some(generation) {
                     return;
                 }
                 agent.patching = None;
+                if trusts {
+                    agent.scaler.handle(Event::Patched { generation }, now);
+                    self.act(vm);
+                    return;
+                }
                 agent.scaler.handle(Event::PatchFailed { generation, raced }, now);
                 if let Some(seen) = seen {
                     self.agent_looks(vm, &seen);
@@ -276,10 +288,20 @@ impl World {
         let now = self.now;
         match message {
             Message::Sample { vm, connection, sample } if self.connected(vm, connection) => {
+                let shuts_out = self.bug == Some(Bug::AgentShutsOutOldGuests);
+                if let Some(agent) = self.vms[vm as usize].agent.as_mut().filter(|_| shuts_out) {
+                    agent.shut_out |= sample.system.is_none();
+                    if agent.shut_out {
+                        return;
+                    }
+                }
                 self.tell_agent(vm, Event::Sample(sample));
             }
             Message::Ask { vm, connection, want } if self.connected(vm, connection) => {
                 let Some(agent) = &mut self.vms[vm as usize].agent else { return };
+                if agent.shut_out {
+                    return;
+                }
                 if self.bug == Some(Bug::AgentBelievesGuest) {
                     let (life, node) = (agent.life, agent.node);
                     let pod = agent.seen.pod.unwrap_or_default();
@@ -311,6 +333,11 @@ impl World {
                 agent.talking = None;
                 let event = match event {
                     Event::GuestVeto { .. } if self.bug == Some(Bug::AgentForgetsVeto) => {
+                        Event::GuestFine { generation }
+                    }
+                    Event::GuestFailed { .. }
+                        if self.bug == Some(Bug::AgentTakesSilenceForConsent) =>
+                    {
                         Event::GuestFine { generation }
                     }
                     event => event,

@@ -31,7 +31,8 @@ impl World {
         watchers.extend(before.filter(|node| Some(*node) != object.node).map(Watcher::Agent));
         for watcher in watchers {
             let life = self.watch_life(watcher);
-            self.show(watcher, Message::VmSeen { watcher, life, vm, object: Box::new(object) });
+            let (object, since) = (Box::new(object), self.now);
+            self.show(watcher, Message::VmSeen { watcher, life, vm, object, since });
         }
         self.judge_vm(vm);
     }

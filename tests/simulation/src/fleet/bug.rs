@@ -27,6 +27,26 @@ pub enum Bug {
     AgentBelievesGuest,
     /// After a restart the operator does not follow the runners.
     OperatorForgetsRunners,
-    /// The agent grows a VM above its maximum where the guest asks for it.
+    /// The agent does not know of the maximum.
     AgentIgnoresMaximum,
+    /// The agent does not know of the minimum.
+    AgentIgnoresMinimum,
+    /// The agent takes a patch that failed for written.
+    AgentTrustsPatches,
+    /// The agent drops what its watch shows late.
+    AgentDropsLateViews,
+    /// The agent takes a guest that does not answer for one that agrees.
+    AgentTakesSilenceForConsent,
+    /// The agent does not raise its numbers where the scheduler has seen higher ones.
+    AgentIgnoresNewest,
+    /// The agent never listens again to a guest that once spoke the version before.
+    AgentShutsOutOldGuests,
+    /// After its watch has broken off, the operator does not list anew.
+    OperatorForgetsRelist,
+    /// The operator takes every order for done.
+    OperatorBelievesOrders,
+    /// The operator does not notice that a pod has ended.
+    OperatorIgnoresPodEnds,
+    /// A new operator does not know of the pods of the one before.
+    OperatorForgetsPods,
 }

@@ -7,7 +7,7 @@ use host_scaling::{Limits, Sample};
 use rand::RngExt as _;
 use scheduler_ledger::Amount;
 
-use super::fault::{Extent, Fault, Kind, plan};
+use super::fault::{Extent, Family, Fault, Kind, plan};
 use super::guest::Manner;
 use super::message::{Happening, Part};
 use super::object::{Owner, VmId};
@@ -44,11 +44,11 @@ impl World {
     /// Draws the plan of faults for so many VMs, and tells when they begin. Of it only those in `only` happen, if given.
     pub fn plan_faults(
         &mut self,
-        until: Duration,
-        vms: u32,
+        (until, vms): (Duration, u32),
+        family: Option<Family>,
         only: Option<&[usize]>,
     ) -> Vec<Moment> {
-        let extent = Extent { nodes: self.node_count(), vms, until };
+        let extent = Extent { nodes: self.node_count(), vms, until, family };
         let all = plan(&mut random(self.settings.seed, PLAN), extent);
         let moments = all.iter().map(|fault| fault.at).collect();
         let kept = |index: &usize| only.is_none_or(|only| only.contains(index));
@@ -226,7 +226,8 @@ impl World {
             Watcher::Operator => self.operator.up,
             Watcher::Extender => self.extender.up,
         };
-        if up {
+        let forgets = part == Part::OperatorWatch && self.bug == Some(super::Bug::OperatorForgetsRelist);
+        if up && !forgets {
             self.relist(watcher);
         }
     }

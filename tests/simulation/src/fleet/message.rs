@@ -1,7 +1,7 @@
 //! What the parts say to each other, and over which link.
 
 use controller_lifecycle::{Ending, Plugged, Status, What};
-use guest_units::Size;
+use guest_units::{Moment, Size};
 use host_scaling::{Event, Sample};
 use scheduler_ledger::{Amount, ResizeResult, Seal};
 
@@ -65,7 +65,7 @@ pub(crate) enum Message {
     Patched { vm: VmId, life: u32, generation: u64, seen: Box<VmObject> },
     PatchFailed { vm: VmId, life: u32, generation: u64, raced: bool, seen: Option<Box<VmObject>> },
 
-    VmSeen { watcher: Watcher, life: u32, vm: VmId, object: Box<VmObject> },
+    VmSeen { watcher: Watcher, life: u32, vm: VmId, object: Box<VmObject>, since: Moment },
     PodSeen { watcher: Watcher, life: u32, pod: PodId, object: Box<Pod> },
 
     Order { vm: VmId, pod: PodId, epoch: u64, generation: u64, what: What },

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use controller_lifecycle::{
-    Action, Approved, Desired, Event, Pod as PodEvent, PodFacts, PodState, Restart, Settings, Stored,
+    Action, Approved, Desired, Ending, Event, Phase, Plugged, Pod as PodEvent, PodFacts, PodState, Restart, Settings, Stored,
     Vm,
 };
 use guest_units::Moment;
@@ -83,9 +83,10 @@ impl World {
         let machine = &mut self.vms[vm as usize];
         if machine.life.is_none() {
             let status = &machine.status;
+            let forgets = self.bug == Some(Bug::OperatorForgetsPods) && self.operator.epoch > 1;
             let stored = Stored {
-                phase: status.phase,
-                pod: status.pod.clone(),
+                phase: if forgets { Phase::Pending } else { status.phase },
+                pod: status.pod.clone().filter(|_| !forgets),
                 restarts: status.restarts,
                 size: status.size,
                 revision: status.revision,
@@ -112,11 +113,15 @@ impl World {
     /// The operator sees a pod.
     pub(crate) fn operator_sees_pod(&mut self, number: PodId, pod: &Pod) {
         let Owner::Vm(vm) = pod.owner else { return };
+        let ended = pod.failed || pod.terminating_since.is_some() || pod.gone;
+        if ended && self.bug == Some(Bug::OperatorIgnoresPodEnds) {
+            return;
+        }
         let event = if pod.gone { PodEvent::Absent } else { PodEvent::Present(facts(number, pod)) };
         let Some(life) = &self.vms[vm as usize].life else { return };
         if life.vm.pod_name() == Some(pod_name(number).as_str()) {
             self.tell_life(vm, Event::PodObserved(event));
-        } else if !pod.gone && pod.terminating_since.is_none() {
+        } else if !ended && self.bug != Some(Bug::OperatorForgetsPods) {
             self.tell_life(vm, Event::Strays(vec![pod_name(number)]));
         }
         self.follow(vm);
@@ -244,6 +249,8 @@ impl World {
                 if epoch == ours && self.is_current(vm, pod) =>
             {
                 let Shown { revision, plugged, .. } = shown;
+                let believed = self.believed(vm, plugged, ending);
+                let (plugged, ending) = believed;
                 let event = Event::OrderEnded { generation, revision, plugged, ending };
                 self.tell_life(vm, event);
             }
@@ -260,6 +267,7 @@ impl World {
                 }
                 life.known = Some(shown.revision);
                 let Shown { revision, plugged, busy, newest_epoch, guest } = shown;
+                let (plugged, _) = self.believed(vm, plugged, Ending::Done);
                 if newest_epoch <= epoch {
                     let event = Event::RunnerObserved { first, revision, plugged, guest, busy };
                     self.tell_life(vm, event);
@@ -294,6 +302,17 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// The same, but for a deliberate bug.
+    fn believed(&self, vm: VmId, plugged: Plugged, ending: Ending) -> (Plugged, Ending) {
+        if self.bug != Some(Bug::OperatorBelievesOrders) {
+            return (plugged, ending);
+        }
+        let object = &self.vms[vm as usize].object;
+        let approved = object.approved.map_or(object.limits.min, |seal| seal.size);
+        let memory = object.spec.memory.min(approved.memory).max(object.limits.min.memory);
+        (Plugged { memory, ..plugged }, Ending::Done)
     }
 
     fn is_current(&self, vm: VmId, pod: PodId) -> bool {

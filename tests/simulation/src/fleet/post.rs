@@ -6,6 +6,7 @@ use guest_units::Moment;
 use rand_distr::{Distribution as _, StandardNormal};
 use scheduler_ledger::ResizeResult;
 
+use super::bug::Bug;
 use super::fault::{Fate, Way};
 use super::message::{Happening, Link, Message, Watcher};
 use super::object::Owner;
@@ -188,9 +189,12 @@ impl World {
                     self.api_hears(link, message);
                 }
             }
-            Message::VmSeen { watcher, life, vm, object } => {
+            Message::VmSeen { watcher, life, vm, object, since } => {
+                let late = self.now.since(since) > Duration::from_secs(3)
+                    && self.bug == Some(Bug::AgentDropsLateViews);
                 if life == self.watch_life(watcher) {
                     match watcher {
+                        Watcher::Agent(_) if late => {}
                         Watcher::Agent(node) => self.agent_sees(node, vm, &object),
                         Watcher::Operator if self.operator.up => self.operator_sees(vm, &object),
                         Watcher::Operator => {}

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use controller_lifecycle::{ConditionKind, Truth};
 use guest_units::{Bytes, Moment, Size};
-use host_scaling::{Action, Outcome};
+use host_scaling::{Action, Limits, Outcome};
 use scheduler_ledger::{Amount, Seal};
 
 use super::guest::Manner;
@@ -118,13 +118,6 @@ impl World {
         let now = self.now;
         let watched = &mut self.vms[vm as usize].watched;
         watched.open = Some((generation, now));
-        if now.since(watched.requests_since) > RATE_SPAN {
-            (watched.requests, watched.requests_since) = (0, now);
-        }
-        watched.requests += 1;
-        if watched.requests > MOST_REQUESTS {
-            self.broken(10, vm, format!("{MOST_REQUESTS} requests within {RATE_SPAN:?}"));
-        }
     }
 
     pub(crate) fn closed(&mut self, vm: VmId, generation: u64) {
@@ -145,12 +138,16 @@ impl World {
         }
         let now = self.now;
         let machine = &self.vms[vm as usize];
-        let max = machine.object.limits.max;
+        let Limits { min, max, .. } = machine.object.limits;
         match action {
             Action::AskGuest { .. } => self.vms[vm as usize].watched.agreed = None,
             Action::PatchVm { from, size, .. } => {
                 if !size.fits_in(max.max(from)) {
                     self.broken(4, vm, format!("{size:?} is written, the maximum is {max:?}"));
+                    return;
+                }
+                if !min.fits_in(size) {
+                    self.broken(4, vm, format!("{size:?} is written, the minimum is {min:?}"));
                     return;
                 }
                 let plugged = machine.runner.as_ref().map(|runner| runner.size());
@@ -175,6 +172,15 @@ impl World {
         let max = self.vms[vm as usize].object.limits.max;
         if !want.fits_in(max.max(least)) {
             self.broken(10, vm, format!("{want:?} is asked for, the maximum is {max:?}"));
+        }
+        let now = self.now;
+        let watched = &mut self.vms[vm as usize].watched;
+        if now.since(watched.requests_since) > RATE_SPAN {
+            (watched.requests, watched.requests_since) = (0, now);
+        }
+        watched.requests += 1;
+        if watched.requests > MOST_REQUESTS {
+            self.broken(10, vm, format!("more than {MOST_REQUESTS} requests within {RATE_SPAN:?}"));
         }
     }
 
@@ -286,8 +292,15 @@ impl World {
         let Some(overview) = agent.scaler.overview(self.now) else {
             return Some("its agent has not seen it".to_owned());
         };
-        if overview.desired == plugged || self.reasoned(vm) {
+        let max = machine.object.limits.max;
+        let served = machine.guest.load.cpu.min(max.cpu) <= plugged.cpu;
+        if (overview.desired == plugged && served) || self.reasoned(vm) {
             return None;
+        }
+        if !served {
+            let wants = machine.guest.load.cpu;
+            let last = agent.scaler.decisions().last();
+            return Some(format!("the workload wants {wants}, {plugged:?} is plugged; {last:?}"));
         }
         let last = agent.scaler.decisions().last();
         Some(format!("{:?} is desired, {plugged:?} is plugged; {last:?}", overview.desired))
