@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use guest_units::{Bytes, MilliCpu, Moment};
+use guest_units::{Bytes, MilliCpu, Moment, Size};
 use host_scaling::reference::{ComputeUnit, ReferenceConfig};
 use host_scaling::{Limits, Policy};
 use scheduler_ledger::Amount;
@@ -149,9 +149,16 @@ impl Fleet {
         let limits = Limits { min, max, slot };
         for (index, (source, vm)) in sources.enumerate() {
             let demand = source.demand(max, self.seed, vm, self.end);
-            let loads = Box::new(self.machine.capped(demand));
+            let loads = self.machine.capped(demand);
+            // As somebody would have made it who knows what it does at first.
+            let first = loads.clone().next();
+            let size = first.map_or(min, |first| {
+                let memory = self.machine.memory_for(first.memory.times(5, 4));
+                Size::new(self.machine.cpu_for(first.cpu.times_up(5, 4)), memory)
+            });
+            let loads = Box::new(loads);
             let node = u32::try_from(index % nodes).unwrap_or_default();
-            world.add_running(limits, node, loads);
+            world.add_running(limits, size, node, loads);
         }
         let mut phases = random(seed, PHASES);
         world.begin_spread(&mut phases);
@@ -170,9 +177,6 @@ pub const AMPLE: Amount = Amount { cpu_millis: 100_000_000, memory_bytes: 1 << 5
 /// Sizes from a quarter of a CPU and 1 GiB up to so many CPUs with 4 GiB each.
 #[must_use]
 pub fn machine(cpus: u32, slot: Bytes) -> Machine {
-    let max = guest_units::Size::new(
-        MilliCpu::from_cpus(cpus),
-        Bytes::from_gib(u64::from(cpus) * 4),
-    );
+    let max = Size::new(MilliCpu::from_cpus(cpus), Bytes::from_gib(u64::from(cpus) * 4));
     Machine { max, slot, ..Machine::default() }
 }

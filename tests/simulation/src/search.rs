@@ -122,7 +122,7 @@ fn world(run: &Run) -> World {
     let faults = 
         world.plan_faults((FAULTS_UNTIL, VMS), run.family, run.only.as_deref());
     for vm in 0..VMS {
-        world.add_running(limits(), vm % NODES, loads(run.seed, vm, &faults));
+        world.add_running(limits(), limits().min, vm % NODES, loads(run.seed, vm, &faults));
     }
     if let Some(bug) = run.bug {
         world.with_bug(bug);

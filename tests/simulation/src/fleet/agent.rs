@@ -75,7 +75,7 @@ impl World {
         let mut limits = object.limits;
         match self.bug {
             Some(Bug::AgentIgnoresMaximum) => limits.max = limits.max.saturating_add(limits.max),
-            Some(Bug::AgentIgnoresMinimum) => limits.min.cpu.0 /= 2,
+            Some(Bug::AgentIgnoresMinimum) => limits.min.memory.0 /= 2,
             _ => {}
         }
         let mut scaler = Scaler::new(limits, policy, first);

@@ -227,7 +227,9 @@ impl World {
             Watcher::Extender => self.extender.up,
         };
         let forgets = part == Part::OperatorWatch && self.bug == Some(super::Bug::OperatorForgetsRelist);
-        if up && !forgets {
+        if forgets {
+            self.watches.entry(watcher).or_default().stalled = Moment::from_secs(1 << 30);
+        } else if up {
             self.relist(watcher);
         }
     }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use controller_lifecycle::{
     Action, Approved, Desired, Ending, Event, Phase, Plugged, Pod as PodEvent, PodFacts, PodState, Restart, Settings, Stored,
-    Vm,
+    Vm, What,
 };
-use guest_units::Moment;
+use guest_units::{Bytes, Moment};
 
 use super::bug::Bug;
 use super::message::{Happening, Link, Message, Shown, Watcher};
@@ -33,6 +33,9 @@ pub(crate) struct Life {
     /// The pod whose runner is followed.
     polled: Option<PodId>,
     known: Option<u64>,
+    /// The last total of memory that was ordered, and what a deliberate bug makes of it.
+    ordered: Option<Bytes>,
+    believed: Option<Bytes>,
 }
 
 fn desired(object: &VmObject, ungated: bool) -> Desired {
@@ -98,6 +101,8 @@ impl World {
                 wake: None,
                 polled: None,
                 known: None,
+                ordered: None,
+                believed: None,
             };
             machine.life = Some(Box::new(life));
         }
@@ -198,9 +203,11 @@ impl World {
             }
             Action::ForgetPod { .. } | Action::Tell(_) => {}
             Action::Order { generation, what } => {
-                let machine = &self.vms[vm as usize];
-                let pod = machine.life.as_ref().and_then(|life| number(life.vm.pod_name()?));
-                let Some(pod) = pod else { return };
+                let Some(life) = &mut self.vms[vm as usize].life else { return };
+                if let What::Memory(total) = what {
+                    (life.ordered, life.believed) = (Some(total), None);
+                }
+                let Some(pod) = life.vm.pod_name().and_then(number) else { return };
                 let link = Link::Runner(self.node_of(pod));
                 self.send(link, Message::Order { vm, pod, epoch, generation, what });
             }
@@ -249,8 +256,7 @@ impl World {
                 if epoch == ours && self.is_current(vm, pod) =>
             {
                 let Shown { revision, plugged, .. } = shown;
-                let believed = self.believed(vm, plugged, ending);
-                let (plugged, ending) = believed;
+                let (plugged, ending) = self.believed(vm, plugged, ending);
                 let event = Event::OrderEnded { generation, revision, plugged, ending };
                 self.tell_life(vm, event);
             }
@@ -267,7 +273,9 @@ impl World {
                 }
                 life.known = Some(shown.revision);
                 let Shown { revision, plugged, busy, newest_epoch, guest } = shown;
-                let (plugged, _) = self.believed(vm, plugged, Ending::Done);
+                let believed = self.vms[vm as usize].life.as_ref().and_then(|life| life.believed);
+                let memory = believed.unwrap_or(plugged.memory);
+                let plugged = Plugged { memory, ..plugged };
                 if newest_epoch <= epoch {
                     let event = Event::RunnerObserved { first, revision, plugged, guest, busy };
                     self.tell_life(vm, event);
@@ -305,14 +313,17 @@ impl World {
     }
 
     /// The same, but for a deliberate bug.
-    fn believed(&self, vm: VmId, plugged: Plugged, ending: Ending) -> (Plugged, Ending) {
-        if self.bug != Some(Bug::OperatorBelievesOrders) {
-            return (plugged, ending);
+    fn believed(&mut self, vm: VmId, plugged: Plugged, ending: Ending) -> (Plugged, Ending) {
+        let believes = self.bug == Some(Bug::OperatorBelievesOrders);
+        let life = self.vms[vm as usize].life.as_mut().filter(|_| believes);
+        match (life, &ending) {
+            (Some(life), Ending::Partial(_)) => {
+                life.believed = life.ordered;
+                let memory = life.ordered.unwrap_or(plugged.memory);
+                (Plugged { memory, ..plugged }, Ending::Done)
+            }
+            _ => (plugged, ending),
         }
-        let object = &self.vms[vm as usize].object;
-        let approved = object.approved.map_or(object.limits.min, |seal| seal.size);
-        let memory = object.spec.memory.min(approved.memory).max(object.limits.min.memory);
-        (Plugged { memory, ..plugged }, Ending::Done)
     }
 
     fn is_current(&self, vm: VmId, pod: PodId) -> bool {

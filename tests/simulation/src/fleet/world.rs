@@ -171,31 +171,32 @@ impl World {
         }
     }
 
-    /// Adds a VM that runs on a node already, at its minimum.
-    pub fn add_running(&mut self, limits: Limits, node: u32, loads: Loads) -> u32 {
+    /// Adds a VM that runs on a node already, at this size.
+    pub fn add_running(&mut self, limits: Limits, size: Size, node: u32, loads: Loads) -> u32 {
         let vm = self.vm_count();
-        let pod = self.new_pod(Owner::Vm(vm), cost(limits.min));
+        let pod = self.new_pod(Owner::Vm(vm), cost(size));
         let object = &mut self.pods[pod as usize];
         object.allocated = Some(object.spec);
         (object.node, object.created, object.ready) = (Some(node), true, true);
         self.version += 1;
         object.version = self.version;
         self.nodes[node as usize].pods.push(pod);
-        let seal = Seal { epoch: 1, generation: 1, size: limits.min };
+        let seal = Seal { epoch: 1, generation: 1, size };
         let status = Status {
             phase: Phase::Running,
             pod: Some(pod_name(pod)),
             node: Some(node_name(node)),
-            size: Some(limits.min),
+            size: Some(size),
             obeyed: Some(seal.place()),
             ..Status::default()
         };
-        let mut machine = self.machine(limits, loads);
+        let mut machine = self.machine(limits, size, loads);
+        machine.object.spec = size;
         machine.object.take(&status);
         machine.object.approved = Some(seal);
         machine.seals = vec![seal];
         machine.status = Box::new(status);
-        machine.runner = Some(Box::new(Runner::new(pod, limits.min)));
+        machine.runner = Some(Box::new(Runner::new(pod, size)));
         self.vms.push(machine);
         vm
     }
@@ -203,16 +204,16 @@ impl World {
     /// Adds a VM that has no pod yet.
     pub fn add(&mut self, limits: Limits, loads: Loads) -> u32 {
         let vm = self.vm_count();
-        let machine = self.machine(limits, loads);
+        let machine = self.machine(limits, limits.min, loads);
         self.vms.push(machine);
         self.vm_changed(vm);
         self.workload_changed(vm);
         vm
     }
 
-    fn machine(&self, limits: Limits, loads: Loads) -> Machine {
+    fn machine(&self, limits: Limits, size: Size, loads: Loads) -> Machine {
         let sizes = (self.settings.trace == Some(self.vm_count())).then(Vec::new);
-        let mut guest = Guest::new(loads, limits.min, self.settings.detector);
+        let mut guest = Guest::new(loads, size, self.settings.detector);
         if self.settings.measure {
             guest.quality = Some(Box::new(Quality::new(self.now)));
         }
