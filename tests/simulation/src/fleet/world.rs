@@ -356,7 +356,8 @@ impl World {
         let (before, awake) = if coarse { COARSELY } else { (WAKE_BEFORE, AWAKE) };
         let until = until.map_or(self.now + Duration::from_secs(1 << 20), |at| at.earlier(before));
         let still = self.now.since(machine.guest.steady_since) >= awake;
-        if !self.settings.sleep || !still || until <= self.now + before {
+        let creeps = machine.guest.held.per_second(self.now) != 0;
+        if !self.settings.sleep || !still || creeps || until <= self.now + before {
             return None;
         }
         let (agent, runner) = (machine.agent.as_ref()?, machine.runner.as_ref()?);
