@@ -119,8 +119,7 @@ fn world(run: &Run) -> World {
     };
     let room = Amount { cpu_millis: 8_000, memory_bytes: 16 << 30 };
     let mut world = World::new(settings, &[room; NODES as usize]);
-    let faults = 
-        world.plan_faults((FAULTS_UNTIL, VMS), run.family, run.only.as_deref());
+    let faults = world.plan_faults((FAULTS_UNTIL, VMS), run.family, run.only.as_deref());
     for vm in 0..VMS {
         world.add_running(limits(), limits().min, vm % NODES, loads(run.seed, vm, &faults));
     }

@@ -93,7 +93,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     io::stdout().write_all(text.as_bytes()).context("write the result")?;
     let times = args.hours * 3600.0 / seconds;
-    eprintln!("{events} events, {seconds:.1} s: {speed:.0} VM-hours a second, {times:.0} x real time");
+    eprintln!(
+        "{events} events, {seconds:.1} s: {speed:.0} VM-hours a second, {times:.0} x real time"
+    );
     if let Some(violation) = violation {
         eprintln!("{violation}");
         return Ok(ExitCode::FAILURE);

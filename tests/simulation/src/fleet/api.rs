@@ -163,9 +163,8 @@ impl World {
         seal: Option<scheduler_ledger::Seal>,
     ) -> Message {
         let object = &mut self.vms[vm as usize].object;
-        let stale = seal.is_some_and(|seal| {
-            object.approved.is_some_and(|old| old.place() > seal.place())
-        });
+        let stale =
+            seal.is_some_and(|seal| object.approved.is_some_and(|old| old.place() > seal.place()));
         let fits = object.pod == Some(pod) && object.spec == from && !object.gone && !stale;
         if !fits || self.faults.conflict() {
             let seen = Some(Box::new(*object));

@@ -226,7 +226,8 @@ impl World {
             Watcher::Operator => self.operator.up,
             Watcher::Extender => self.extender.up,
         };
-        let forgets = part == Part::OperatorWatch && self.bug == Some(super::Bug::OperatorForgetsRelist);
+        let forgets =
+            part == Part::OperatorWatch && self.bug == Some(super::Bug::OperatorForgetsRelist);
         if forgets {
             self.watches.entry(watcher).or_default().stalled = Moment::from_secs(1 << 30);
         } else if up {

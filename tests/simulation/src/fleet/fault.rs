@@ -279,10 +279,8 @@ impl Faults {
 
     /// Nothing gets through.
     pub(crate) fn cut(&self, link: Link) -> bool {
-        let api = matches!(
-            link.way(),
-            Way::AgentApi | Way::OperatorApi | Way::ExtenderApi | Way::Watch
-        );
+        let api =
+            matches!(link.way(), Way::AgentApi | Way::OperatorApi | Way::ExtenderApi | Way::Watch);
         self.active.iter().any(|(_, kind)| match kind {
             Kind::Cut(cut) => *cut == link,
             Kind::ApiDown => api,

@@ -26,6 +26,8 @@ pub type Loads = Box<dyn Iterator<Item = Load> + Send>;
 pub(crate) const STEADY: Duration = Duration::from_millis(1500);
 /// A dozing guest reports this often: the host takes one for silent that says nothing for longer.
 const DOZE: Duration = Duration::from_millis(3600);
+/// So long before the workload changes it looks as often as its policy wants to, so that what it remembers is as fresh.
+const WAKES: Duration = Duration::from_millis(1200);
 /// So little memory changes nothing.
 const CREEP: Bytes = Bytes::from_mib(1);
 /// Of the CPU quota.
@@ -108,6 +110,15 @@ impl LoadAverages {
     }
 }
 
+/// When to look as often as the policy wants to again, for the sake of a change. Not always so long before, for a policy that
+/// looks once a second would always look at the same moment after the change.
+fn wakes(change: Moment) -> Moment {
+    let scattered =
+        change.0.subsec_nanos().wrapping_add(u32::try_from(change.0.as_secs() % 3600).unwrap_or(0));
+    let scattered = scattered.wrapping_mul(2_654_435_761) % 1_000_000_000;
+    change.earlier(WAKES + Duration::from_nanos(scattered.into()))
+}
+
 /// The same but for rounding, and for memory that creeps.
 fn alike(one: &guest_protocol::Sample, other: &guest_protocol::Sample) -> bool {
     let cpu = |sample: &guest_protocol::Sample| {
@@ -123,12 +134,18 @@ fn alike(one: &guest_protocol::Sample, other: &guest_protocol::Sample) -> bool {
             cpu_short: none,
             cpu_long: none,
             memory_available: Bytes::ZERO,
-            memory_slope_per_second: sample.signals.memory_slope_per_second.round_down(CREEP.times(16, 1)),
+            memory_slope_per_second: sample
+                .signals
+                .memory_slope_per_second
+                .round_down(CREEP.times(16, 1)),
             ..sample.signals
         }
     };
     let cpus = cpu(one).iter().zip(cpu(other)).all(|(one, other)| one.abs_diff(other) <= 2);
-    let creeps = memory(one).iter().zip(memory(other)).all(|(one, other)| one.abs_diff(other) <= 5 * CREEP.0);
+    let creeps = memory(one)
+        .iter()
+        .zip(memory(other))
+        .all(|(one, other)| one.abs_diff(other) <= 5 * CREEP.0);
     cpus && creeps && rest(one) == rest(other)
 }
 
@@ -167,10 +184,6 @@ pub(crate) struct Guest {
     pub(crate) steady_since: Moment,
     last: Option<guest_protocol::Sample>,
     pub(crate) asleep: bool,
-    /// It looks less often than its policy wants to.
-    pub(crate) dozes: bool,
-    /// Since when, and how often the policy wants to look.
-    cadence: (Moment, Duration),
 }
 
 /// What one look at the counters led to.
@@ -184,8 +197,12 @@ pub(crate) struct Said {
 
 impl Guest {
     pub(crate) fn new(mut loads: Loads, size: Size, detector: bool) -> Self {
-        let nothing =
-            Load { at: Moment::ZERO, cpu: MilliCpu::ZERO, memory: Bytes::ZERO, memory_per_second: 0 };
+        let nothing = Load {
+            at: Moment::ZERO,
+            cpu: MilliCpu::ZERO,
+            memory: Bytes::ZERO,
+            memory_per_second: 0,
+        };
         let load = loads.next().unwrap_or(nothing);
         let next = loads.next();
         let mut guest = Self {
@@ -207,8 +224,6 @@ impl Guest {
             steady_since: Moment::ZERO,
             last: None,
             asleep: false,
-            dozes: false,
-            cadence: (Moment::ZERO, Duration::ZERO),
         };
         let Kills(_none_yet) = guest.held.available(for_workload(size.memory), Moment::ZERO);
         let Kills(_none_yet) = guest.held.wish(&load, Moment::ZERO);
@@ -246,7 +261,8 @@ impl Guest {
             self.counters.waited += passed;
         }
         if !used.is_zero() {
-            let number = |at: Moment| u64::try_from(at.0.as_nanos() / PERIOD.as_nanos()).unwrap_or(0);
+            let number =
+                |at: Moment| u64::try_from(at.0.as_nanos() / PERIOD.as_nanos()).unwrap_or(0);
             let periods = number(now).saturating_sub(number(self.counted_at));
             self.counters.periods += periods;
             self.counters.throttled += if short { periods } else { 0 };
@@ -388,7 +404,10 @@ impl Guest {
                 Some(DetectorAction::Sample) => detector.sampled(hard, now),
                 Some(DetectorAction::Ask) => {
                     detector.asked(now);
-                    said.ask = Some(Size { memory: self.size.memory.saturating_add(Bytes(1)), ..self.size });
+                    said.ask = Some(Size {
+                        memory: self.size.memory.saturating_add(Bytes(1)),
+                        ..self.size
+                    });
                 }
                 None => break,
             }
@@ -472,17 +491,7 @@ impl Guest {
         if slope == 0 { DOZE } else { DOZE.min(Duration::from_millis(CREEP.0 * 4000 / slope)) }
     }
 
-    /// When a policy that has dozed would look next.
-    pub(crate) fn next_look(&self, now: Moment) -> Moment {
-        let (since, every) = self.cadence;
-        let passed = now.since(since).as_nanos();
-        let steps = passed.div_ceil(every.as_nanos().max(1));
-        let steps = u32::try_from(steps).unwrap_or(u32::MAX);
-        since + every.saturating_mul(steps)
-    }
-
     fn look_by_policy(&mut self, doze: Doze, now: Moment) -> Said {
-        self.dozes = false;
         let mut said = Said::default();
         for _ in 0..16 {
             let Mind::Policy(policy) = &mut self.mind else { break };
@@ -524,11 +533,9 @@ impl Guest {
             Doze::Coarse => now.since(self.steady_since) >= STEADY,
         };
         if dozes {
-            let policy_wants = said.wake.unwrap_or(now + DOZE);
-            let doze = self.doze(now);
-            self.cadence = (now, policy_wants.since(now));
-            self.dozes = policy_wants < now + doze;
-            said.wake = Some(policy_wants.max(now + doze));
+            let until = now + self.doze(now);
+            let until = self.changes_at(now).map_or(until, |at| until.min(wakes(at)));
+            said.wake = said.wake.map(|wake| wake.max(until));
         }
         said
     }

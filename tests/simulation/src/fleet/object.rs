@@ -213,14 +213,7 @@ pub(crate) struct Node {
 
 impl Node {
     pub(crate) fn new(allocatable: Amount) -> Self {
-        Self {
-            allocatable,
-            pods: Vec::new(),
-            up: true,
-            agent_life: 1,
-            agent_up: true,
-            clock_ms: 0,
-        }
+        Self { allocatable, pods: Vec::new(), up: true, agent_life: 1, agent_up: true, clock_ms: 0 }
     }
 
     pub(crate) fn facts(&self, node: NodeId) -> NodeFacts {

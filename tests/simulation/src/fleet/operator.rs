@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use controller_lifecycle::{
-    Action, Approved, Desired, Ending, Event, Phase, Plugged, Pod as PodEvent, PodFacts, PodState, Restart, Settings, Stored,
-    Vm, What,
+    Action, Approved, Desired, Ending, Event, Phase, Plugged, Pod as PodEvent, PodFacts, PodState,
+    Restart, Settings, Stored, Vm, What,
 };
 use guest_units::{Bytes, Moment};
 
@@ -296,7 +296,8 @@ impl World {
             }
             Message::PodDeleted { vm, pod, epoch, done } if epoch == ours => {
                 let name = pod_name(pod);
-                let deleted = if done { Event::PodDeleted(name) } else { Event::DeleteFailed(name) };
+                let deleted =
+                    if done { Event::PodDeleted(name) } else { Event::DeleteFailed(name) };
                 self.tell_life(vm, deleted);
             }
             Message::PodCreated { vm, epoch, done: false } if epoch == ours => {

@@ -153,9 +153,14 @@ impl World {
                 let plugged = machine.runner.as_ref().map(|runner| runner.size());
                 let takes = size.memory < from.memory
                     && plugged.is_some_and(|plugged| size.memory < plugged.memory);
-                let agreed = machine.watched.agreed.filter(|(_, at)| now.since(*at) < AGENT_PATIENCE);
+                let agreed =
+                    machine.watched.agreed.filter(|(_, at)| now.since(*at) < AGENT_PATIENCE);
                 if takes && agreed.is_none_or(|(least, _)| least > size.memory) {
-                    self.broken(2, vm, format!("{size:?} is written, the guest agreed to {agreed:?}"));
+                    self.broken(
+                        2,
+                        vm,
+                        format!("{size:?} is written, the guest agreed to {agreed:?}"),
+                    );
                 }
             }
             Action::AskPermit { .. } | Action::TellGuest { .. } => {}
@@ -319,8 +324,8 @@ impl World {
         });
         let condition =
             machine.status.conditions.iter().find(|it| it.kind == ConditionKind::Resized);
-        let explained = condition
-            .is_some_and(|it| it.truth == Truth::False && it.reason != "InProgress");
+        let explained =
+            condition.is_some_and(|it| it.truth == Truth::False && it.reason != "InProgress");
         refused || explained
     }
 }

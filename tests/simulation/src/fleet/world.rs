@@ -314,7 +314,9 @@ impl World {
         let said = guest.look(self.settings.doze, now);
         let sample = said.sample.map(|sample| machine.pretend(sample, now));
         let ask = match machine.guest.manner {
-            Manner::Lying(by) if by % 3 == 0 => Some(machine.guest.size.saturating_add(machine.guest.size)),
+            Manner::Lying(by) if by % 3 == 0 => {
+                Some(machine.guest.size.saturating_add(machine.guest.size))
+            }
             Manner::Flooding => Some(machine.object.limits.max),
             _ => said.ask,
         };
@@ -381,19 +383,8 @@ impl World {
             return;
         }
         machine.load_wake = None;
-        let dozed = machine.guest.dozes;
-        if dozed {
-            // What a policy that had not dozed would have said last.
-            let look = machine.guest.look;
-            self.look(vm, look);
-        }
-        let machine = &mut self.vms[vm as usize];
         let kills = machine.guest.work(now);
         self.killed(vm, kills);
-        if dozed {
-            let at = self.vms[vm as usize].guest.next_look(now).max(now + TICK);
-            self.look_at(vm, at);
-        }
         self.workload_changed(vm);
     }
 
