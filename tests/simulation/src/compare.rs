@@ -41,6 +41,9 @@ pub struct Compared {
     pub policies: Vec<(&'static str, FleetReport)>,
 }
 
+/// Seed, end, and the demands with the numbers of their VMs.
+type Together<'a> = (u64, Moment, Vec<(&'a Source, u64)>);
+
 /// Runs a group under every policy.
 #[must_use]
 pub fn compare(comparison: &Comparison, group: &Group) -> Compared {
@@ -64,11 +67,10 @@ pub fn compare(comparison: &Comparison, group: &Group) -> Compared {
     };
     let scaled = |brain| {
         // VMs of one seed and one length run together.
-        let mut runs: Vec<(u64, Moment, Vec<(&Source, u64)>)> = Vec::new();
+        let mut runs: Vec<Together<'_>> = Vec::new();
         for (source, seed, vm, end) in &lives {
-            let full = |run: &&mut (u64, Moment, Vec<_>)| {
-                run.0 == *seed && run.1 == *end && run.2.len() < TOGETHER
-            };
+            let full =
+                |run: &&mut Together<'_>| run.0 == *seed && run.1 == *end && run.2.len() < TOGETHER;
             match runs.iter_mut().rev().find(full) {
                 Some(run) => run.2.push((source, *vm)),
                 None => runs.push((*seed, *end, vec![(source, *vm)])),
@@ -194,7 +196,7 @@ mod tests {
         let comparison = comparison("heavy-tailed-bursts");
         let compared = compare(&comparison, &comparison.groups[0]);
         let again = compare(&comparison, &comparison.groups[0]);
-        assert_eq!(summary(&[compared.clone()]), summary(&[again]), "bit-identical");
+        assert_eq!(summary(std::slice::from_ref(&compared)), summary(&[again]), "bit-identical");
         let hours: Vec<f64> = compared.policies.iter().map(|(_, it)| it.vm_hours).collect();
         assert!(hours.iter().all(|it| (it - 4.0).abs() < 1e-6), "{hours:?}");
         let (name, oracle) = compared.policies.last().unwrap();

@@ -54,7 +54,7 @@ const RULES: [(u8, Bug); 10] = [
 fn every_kind_of_fault_can_be_found_out() {
     for (family, bug, first) in KINDS {
         let seeds = found(bug, family, first);
-        println!("{family:?} with {bug:?}: seed and rule {seeds:?}");
+        eprintln!("{family:?} with {bug:?}: seed and rule {seeds:?}");
         assert!(seeds.is_some(), "{bug:?} is not found with {family:?}");
     }
     assert_eq!(KINDS.map(|(family, ..)| family).as_slice(), Family::value_variants());
@@ -67,7 +67,7 @@ fn every_rule_can_be_broken() {
             let run = Run { seed: *seed, bug: Some(bug), ..Run::default() };
             search(&run).violation.is_some_and(|violation| violation.rule == rule)
         });
-        println!("rule {rule} with {bug:?}: seed {seeds:?}");
+        eprintln!("rule {rule} with {bug:?}: seed {seeds:?}");
         assert!(seeds.is_some(), "rule {rule} is not broken by {bug:?}");
     }
 }

@@ -93,10 +93,10 @@ fn a_vm_that_sleeps_is_scaled_like_one_that_does_not() {
             awake_kills += awake.kills;
             asleep_kills += asleep.kills;
         }
-        println!(
+        eprintln!(
             "{archetype}: {asleep_events} of {awake_events} events, {slept:.4?}, control {control:.4?}"
         );
-        println!("  kills: {awake_kills} awake, {asleep_kills} asleep");
+        eprintln!("  kills: {awake_kills} awake, {asleep_kills} asleep");
         // Whether a burst kills is chance: the sums may differ by three standard deviations.
         let spread = f64::from(awake_kills + asleep_kills).sqrt();
         assert!(f64::from(awake_kills.abs_diff(asleep_kills)) <= 3.0 * spread, "{archetype}");

@@ -355,9 +355,9 @@ impl World {
     }
 
     /// A question or notice arrives in the guest.
-    pub(crate) fn guest_hears(&mut self, message: Message) {
+    pub(crate) fn guest_hears(&mut self, message: &Message) {
         let now = self.now;
-        let (vm, connection, generation) = match message {
+        let (vm, connection, generation) = match *message {
             Message::Question { vm, connection, generation, .. }
             | Message::Notice { vm, connection, generation, .. } => (vm, connection, generation),
             _ => return,
@@ -373,7 +373,7 @@ impl World {
             self.queue.push(now + GUEST_LIMIT, Happening::Deliver(link, Box::new(message)));
             return;
         }
-        let event = match message {
+        let event = match *message {
             Message::Question { from, to, .. } => match self.consent(vm, from, to) {
                 Verdict::Fine => {
                     self.agreed(vm, to.memory);

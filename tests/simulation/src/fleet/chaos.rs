@@ -83,7 +83,7 @@ impl World {
         let Fault { at, lasts, kind } = self.plan[index];
         if self.settings.trace.is_some() {
             let word = if begins { "begins" } else { "ends" };
-            self.note(format!("fault {index} {word}: {kind:?}"));
+            self.note(&format!("fault {index} {word}: {kind:?}"));
         }
         if begins {
             self.faults.active.push((index, kind));
@@ -141,7 +141,7 @@ impl World {
 
     fn crash_for(&mut self, part: Part, lasts: Duration) {
         if self.settings.trace.is_some() {
-            self.note(format!("{part:?} dies"));
+            self.note(&format!("{part:?} dies"));
         }
         let at_least = match part {
             Part::Agent(node) => {
@@ -184,7 +184,7 @@ impl World {
     /// A part starts again.
     pub(crate) fn restart(&mut self, part: Part) {
         if self.settings.trace.is_some() {
-            self.note(format!("{part:?} starts"));
+            self.note(&format!("{part:?} starts"));
         }
         match part {
             Part::Agent(node) => {

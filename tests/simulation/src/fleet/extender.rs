@@ -202,8 +202,8 @@ impl World {
     }
 
     /// A permit is asked for.
-    pub(crate) fn extender_is_asked(&mut self, message: Message) {
-        let Message::Permit { vm, life, pod, generation, want, least, echo } = message else {
+    pub(crate) fn extender_is_asked(&mut self, message: &Message) {
+        let Message::Permit { vm, life, pod, generation, want, least, echo } = *message else {
             return;
         };
         if !self.extender.up {
@@ -261,11 +261,9 @@ impl World {
                 let found: Option<PodFacts> = found.map(|found| found.facts(pod));
                 self.tell_ledger(Event::LookedUp { uid: pod_name(pod), found });
             }
-            Message::Bound { pod, life, done } if life == ours => {
-                if !done {
-                    self.tell_ledger(Event::PlacingFailed(pod_name(pod)));
-                    self.wait_for_node(pod);
-                }
+            Message::Bound { pod, life, done: false } if life == ours => {
+                self.tell_ledger(Event::PlacingFailed(pod_name(pod)));
+                self.wait_for_node(pod);
             }
             _ => {}
         }

@@ -488,7 +488,8 @@ impl Guest {
     /// How long nothing of note changes.
     fn doze(&self, now: Moment) -> Duration {
         let slope = self.held.per_second(now).unsigned_abs();
-        if slope == 0 { DOZE } else { DOZE.min(Duration::from_millis(CREEP.0 * 4000 / slope)) }
+        let creeps = (CREEP.0 * 4000).checked_div(slope);
+        creeps.map_or(DOZE, |millis| DOZE.min(Duration::from_millis(millis)))
     }
 
     fn look_by_policy(&mut self, doze: Doze, now: Moment) -> Said {

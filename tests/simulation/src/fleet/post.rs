@@ -151,7 +151,7 @@ impl World {
             && self.about(&message) == Some(vm)
             && !matches!(message, Message::Sample { .. })
         {
-            self.note(format!("{link:?}: {message:?}"));
+            self.note(&format!("{link:?}: {message:?}"));
         }
         let trap = self.faults.trap.take_if(|(way, _)| *way == link.way()).map(|(_, part)| part);
         let before = self.events.is_multiple_of(2);
@@ -169,8 +169,8 @@ impl World {
             Message::Sample { .. } | Message::Ask { .. } | Message::Reply { .. } => {
                 self.agent_hears_guest(message);
             }
-            Message::Question { .. } | Message::Notice { .. } => self.guest_hears(message),
-            Message::Permit { .. } => self.extender_is_asked(message),
+            Message::Question { .. } | Message::Notice { .. } => self.guest_hears(&message),
+            Message::Permit { .. } => self.extender_is_asked(&message),
             Message::PermitAnswer { .. }
             | Message::PermitFailed { .. }
             | Message::Patched { .. }
@@ -275,7 +275,7 @@ impl World {
     }
 
     /// A line of the trace.
-    pub(crate) fn note(&mut self, line: String) {
+    pub(crate) fn note(&mut self, line: &str) {
         if self.trace.len() >= super::world::TRACE {
             self.trace.pop_front();
         }

@@ -195,15 +195,13 @@ impl World {
         let age = (epoch, generation);
         let newest = runner.newest[kind.index()];
         let known = runner.lanes[kind.index()].is_some_and(|it| (it.epoch, it.generation) == age);
-        if age < newest.max(runner.fence) || known || age == newest {
-            if !obeys_all || known {
-                let (shown, newest) = (runner.shown(), newest.max(runner.fence).1);
-                let ending = Ending::Stale { newest };
-                let link = Link::Runner(self.node_of(pod));
-                let ended = Message::OrderEnded { vm, pod, epoch, generation, shown, ending };
-                self.send(link, ended);
-                return;
-            }
+        let stale = age < newest.max(runner.fence) || age == newest;
+        if known || (stale && !obeys_all) {
+            let (shown, newest) = (runner.shown(), newest.max(runner.fence).1);
+            let ending = Ending::Stale { newest };
+            let link = Link::Runner(self.node_of(pod));
+            self.send(link, Message::OrderEnded { vm, pod, epoch, generation, shown, ending });
+            return;
         }
         let fence = self.fence_of(vm, pod);
         self.judge_order(vm, age, newest.max(fence));
