@@ -23,7 +23,7 @@ const KINDS: [(Family, Bug, u64); 19] = [
     (Family::ApiDown, Bug::AgentTrustsPatches, 0),
     (Family::Crash, Bug::ExtenderKeepsEpoch, 0),
     (Family::CrashAt, Bug::ExtenderForgetsPods, 0),
-    (Family::StaleWatch, Bug::AgentDropsLateViews, 120),
+    (Family::StaleWatch, Bug::WatchersDropWhatIsLate, 0),
     (Family::Relist, Bug::OperatorForgetsRelist, 0),
     (Family::Conflict, Bug::AgentTrustsPatches, 0),
     (Family::Partial, Bug::OperatorBelievesOrders, 0),

@@ -48,7 +48,8 @@ impl World {
         };
         for watcher in watchers.into_iter().flatten() {
             let life = self.watch_life(watcher);
-            self.show(watcher, Message::PodSeen { watcher, life, pod, object: Box::new(object) });
+            let (object, since) = (Box::new(object), self.now);
+            self.show(watcher, Message::PodSeen { watcher, life, pod, object, since });
         }
         if let Some(node) = object.node {
             self.judge_node(node);

@@ -33,8 +33,8 @@ pub enum Bug {
     AgentIgnoresMinimum,
     /// The agent takes a patch that failed for written.
     AgentTrustsPatches,
-    /// The agent drops what its watch shows late.
-    AgentDropsLateViews,
+    /// Whoever watches drops what comes late.
+    WatchersDropWhatIsLate,
     /// The agent takes a guest that does not answer for one that agrees.
     AgentTakesSilenceForConsent,
     /// The agent does not raise its numbers where the scheduler has seen higher ones.

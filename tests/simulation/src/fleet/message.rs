@@ -138,6 +138,7 @@ pub(crate) enum Message {
         life: u32,
         pod: PodId,
         object: Box<Pod>,
+        since: Moment,
     },
 
     Order {

@@ -190,11 +190,8 @@ impl World {
                 }
             }
             Message::VmSeen { watcher, life, vm, object, since } => {
-                let late = self.now.since(since) > Duration::from_secs(3)
-                    && self.bug == Some(Bug::AgentDropsLateViews);
-                if life == self.watch_life(watcher) {
+                if life == self.watch_life(watcher) && !self.drops(since) {
                     match watcher {
-                        Watcher::Agent(_) if late => {}
                         Watcher::Agent(node) => self.agent_sees(node, vm, &object),
                         Watcher::Operator if self.operator.up => self.operator_sees(vm, &object),
                         Watcher::Operator => {}
@@ -202,8 +199,8 @@ impl World {
                     }
                 }
             }
-            Message::PodSeen { watcher, life, pod, object } => {
-                if life == self.watch_life(watcher) {
+            Message::PodSeen { watcher, life, pod, object, since } => {
+                if life == self.watch_life(watcher) && !self.drops(since) {
                     match watcher {
                         Watcher::Operator => self.operator_sees_pod(pod, &object),
                         Watcher::Extender => self.extender_sees_pod(pod, &object),
@@ -229,6 +226,12 @@ impl World {
             | Message::LookedUp { .. }
             | Message::Bound { .. } => self.extender_hears(message),
         }
+    }
+
+    /// Of a deliberate bug.
+    fn drops(&self, since: Moment) -> bool {
+        let late = self.now.since(since) > Duration::from_secs(3);
+        late && self.bug == Some(Bug::WatchersDropWhatIsLate)
     }
 
     /// Which VM a message is about.
