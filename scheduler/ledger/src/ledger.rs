@@ -129,13 +129,18 @@ impl Ledger {
 
     pub(crate) fn touch_all(&mut self) {
         self.dirty_nodes.extend(self.nodes.keys().cloned());
-        self.dirty_vms.extend(self.vms.keys().cloned());
+        for uid in self.vms.keys().cloned().collect::<Vec<_>>() {
+            self.touch_vm(&uid);
+        }
     }
 
     pub(crate) fn touch_pod(&mut self, uid: &str) {
         let Some(pod) = self.pods.get(uid) else { return };
         self.dirty_nodes.extend(pod.facts.node.clone());
-        self.dirty_vms.extend(pod.facts.runner().map(|runner| runner.vm_uid.clone()));
+        // What another pod of the VM must request may depend on this one.
+        if let Some(vm) = pod.facts.runner().map(|runner| runner.vm_uid.clone()) {
+            self.touch_vm(&vm);
+        }
     }
 
     pub(crate) fn touch_vm(&mut self, uid: &str) {
@@ -159,7 +164,11 @@ impl Ledger {
     }
 
     fn nodes_listed(&mut self, names: &BTreeSet<String>) {
-        self.nodes.retain(|name, _| names.contains(name));
+        let gone: Vec<String> =
+            self.nodes.keys().filter(|name| !names.contains(*name)).cloned().collect();
+        for name in gone {
+            self.forget_node(&name);
+        }
         self.listed.nodes = true;
     }
 

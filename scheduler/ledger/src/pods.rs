@@ -78,9 +78,9 @@ impl Ledger {
             return;
         };
         (book.unconfirmed, book.looking) = (Some(again), true);
-        let pod = book.reference();
+        let (pod, timer) = (book.reference(), book.timer(now));
         self.push(Action::LookUp { pod }, Why::Unconfirmed);
-        self.set_timer(uid.to_owned(), Some(again));
+        self.set_timer(uid.to_owned(), timer);
     }
 
     pub(crate) fn looked_up(&mut self, uid: &str, found: Option<PodFacts>, now: Moment) {
@@ -102,7 +102,8 @@ impl Ledger {
             }
         }
         self.see_pod(facts, unconfirmed);
-        self.set_timer(uid.to_owned(), unconfirmed);
+        let timer = self.pods.get(uid).and_then(|book| book.timer(now));
+        self.set_timer(uid.to_owned(), timer);
     }
 
     pub(crate) fn pods_listed(&mut self, uids: &BTreeSet<String>) {

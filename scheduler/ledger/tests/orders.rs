@@ -35,6 +35,18 @@ fn a_shrink_that_may_still_arrive_is_waited_for_before_a_grant() {
 }
 
 #[test]
+fn looking_a_pod_up_does_not_forget_when_an_order_cannot_arrive_any_more() {
+    let mut world = world();
+    world.ask("a", 1, size(2000, 4), size(1000, 2));
+    let done = world.take();
+    let [Done::Resize(_, number, _)] = done[..] else { panic!("{done:?}") };
+    world.tell(Event::ResizeEnded { pod: "pod-a".into(), number, result: ResizeResult::Unknown });
+    let before = world.ledger.next(world.now).wake_at;
+    world.look_up("pod-a");
+    assert_eq!(world.ledger.next(world.now).wake_at, before);
+}
+
+#[test]
 fn an_order_that_met_another_version_is_repeated_promptly() {
     let mut world = world();
     world.ask("a", 1, size(2000, 4), size(1000, 2));
