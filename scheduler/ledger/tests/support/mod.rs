@@ -170,6 +170,7 @@ impl World {
 
     pub fn tell(&mut self, event: Event) {
         self.ledger.handle(event, self.now);
+        self.ledger.audit(self.now).unwrap();
     }
 
     /// A pod changes. What stays as it was keeps its version.
