@@ -4,11 +4,10 @@
 //! reserved on the node has changed. Everything else stays as it is.
 
 use crate::amount::Amount;
+use crate::books::{NodeSlot, PodSlot, VmSlot};
 use crate::facts::PodKind;
 use crate::ledger::Ledger;
 use crate::slab::{NodeId, PodId, VmId};
-
-use crate::books::{NodeSlot, PodSlot, VmSlot};
 
 impl Ledger {
     pub(crate) fn touch_node(&mut self, node: NodeId) {

@@ -52,22 +52,26 @@ impl Ledger {
         match event {
             Event::Leader(epoch) => self.lead(epoch),
             Event::Node(facts) => self.see_node(facts),
-            Event::NodeGone(name) => self.forget_node(&name),
+            Event::NodeGone(name) => {
+                self.nodes.find(&name).into_iter().for_each(|node| self.forget_node(node));
+            }
             Event::NodesListed(names) => self.nodes_listed(&names),
             Event::Pod(facts) => self.see_pod(facts, None),
-            Event::PodGone(uid) => self.forget_pod(&uid),
+            Event::PodGone(uid) => {
+                self.pods.find(&uid).into_iter().for_each(|pod| self.forget_pod(pod));
+            }
             Event::PodsListed(uids) => self.pods_listed(&uids),
             Event::Vm(facts) => self.see_vm(facts),
-            Event::VmGone(uid) => self.forget_vm(&uid),
+            Event::VmGone(uid) => {
+                self.vms.find(&uid).into_iter().for_each(|vm| self.forget_vm(vm));
+            }
             Event::VmsListed(uids) => self.vms_listed(&uids),
             Event::Asked(asked) => self.asked(asked, now),
             Event::Placing(facts) => {
                 self.see_pod(facts, Some(now + self.settings.confirm_pod));
             }
             Event::PlacingFailed(uid) => {
-                if let Some(pod) = self.pods.find(&uid) {
-                    self.look_up(pod, now);
-                }
+                self.pods.find(&uid).into_iter().for_each(|pod| self.look_up(pod, now));
             }
             Event::LookedUp { uid, found } => self.looked_up(&uid, found, now),
             Event::Started(id) => self.started(id),
@@ -149,8 +153,7 @@ impl Ledger {
         self.touch_node(node);
     }
 
-    fn forget_node(&mut self, name: &str) {
-        let Some(node) = self.nodes.find(name) else { return };
+    fn forget_node(&mut self, node: NodeId) {
         if let Some(slot) = self.nodes.get_mut(node) {
             slot.facts = None;
             slot.changed = true;
@@ -160,7 +163,7 @@ impl Ledger {
 
     fn nodes_listed(&mut self, names: &BTreeSet<String>) {
         for node in self.nodes.by_name(|name, slot| slot.facts.is_some() && !names.contains(name)) {
-            self.forget_node(&self.nodes.name(node).to_owned());
+            self.forget_node(node);
         }
         self.listed.nodes = true;
     }
@@ -178,8 +181,7 @@ impl Ledger {
         self.touch_vm(vm);
     }
 
-    fn forget_vm(&mut self, uid: &str) {
-        let Some(vm) = self.vms.find(uid) else { return };
+    fn forget_vm(&mut self, vm: VmId) {
         let book = self.vms.get_mut(vm).and_then(|slot| slot.book.take());
         if let Some(ticket) = book.and_then(|book| book.wish?.ticket) {
             self.refuse_unknown(ticket, "the VM is gone");
@@ -214,7 +216,7 @@ impl Ledger {
 
     fn vms_listed(&mut self, uids: &BTreeSet<String>) {
         for vm in self.vms.by_name(|uid, slot| slot.book.is_some() && !uids.contains(uid)) {
-            self.forget_vm(&self.vms.name(vm).to_owned());
+            self.forget_vm(vm);
         }
         if !std::mem::replace(&mut self.listed.vms, true) {
             self.touch_all();

@@ -50,8 +50,7 @@ impl Ledger {
         self.touch_pod(pod);
     }
 
-    pub(crate) fn forget_pod(&mut self, uid: &str) {
-        let Some(pod) = self.pods.find(uid) else { return };
+    pub(crate) fn forget_pod(&mut self, pod: PodId) {
         self.touch_pod(pod);
         self.unlink_pod(pod);
         self.set_pod_timer(pod, None);
@@ -73,11 +72,11 @@ impl Ledger {
     }
 
     pub(crate) fn looked_up(&mut self, uid: &str, found: Option<PodFacts>, now: Moment) {
+        let pod = self.pods.find(uid);
         let Some(facts) = found else {
-            self.forget_pod(uid);
+            pod.into_iter().for_each(|pod| self.forget_pod(pod));
             return;
         };
-        let pod = self.pods.find(uid);
         let known = pod.and_then(|pod| self.pod(pod));
         // A binding that has begun since the question is not answered by it.
         let answers = known.is_some_and(|book| book.looking && facts.version >= book.facts.version);
@@ -102,7 +101,7 @@ impl Ledger {
         let gone =
             |uid: &str, slot: &PodSlot| slot.book.unconfirmed.is_none() && !uids.contains(uid);
         for pod in self.pods.by_name(gone) {
-            self.forget_pod(&self.pods.name(pod).to_owned());
+            self.forget_pod(pod);
         }
         if !std::mem::replace(&mut self.listed.pods, true) {
             self.touch_all();

@@ -6,6 +6,7 @@
 
 use guest_units::Moment;
 
+use crate::books::PodSlot;
 use crate::event::Ticket;
 use crate::ledger::Ledger;
 use crate::slab::{NodeId, VmId};
@@ -142,7 +143,7 @@ impl Ledger {
         self.pods.sort(&mut pods);
         for pod in pods {
             let changed = changed || self.nodes.get(node).is_some_and(|slot| slot.changed);
-            let look = |slot: &&mut crate::books::PodSlot| {
+            let look = |slot: &&mut PodSlot| {
                 changed || slot.stale || slot.timer.is_some_and(|at| at <= now)
             };
             let Some(slot) = self.pods.get_mut(pod).filter(look) else { continue };
