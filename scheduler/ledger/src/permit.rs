@@ -18,7 +18,6 @@
 use guest_units::{Moment, Size};
 use scheduler_protocol::{Outcome, RefusalCode};
 
-use crate::amount::Amount;
 use crate::event::{Action, Answer, Asked, Notice, Ticket, Why};
 use crate::facts::PodFacts;
 use crate::ledger::Ledger;
@@ -184,10 +183,8 @@ impl Ledger {
         };
         let refused = growing.is_some_and(|requests| pod.book.refuses(requests));
         // Not ordered yet, and somebody else has the room by now: what is left is found anew.
-        let taken = growing.is_some_and(|requests| {
-            let room = pod.at.map_or(Amount::ZERO, |node| self.room_for(pod, node));
-            !requests.fits_in(pod.book.may_have()) && !requests.fits_in(room)
-        });
+        let taken = growing
+            .is_some_and(|requests| !pod.at.is_some_and(|node| self.may_grow(pod, node, requests)));
         let Settings { keep_late, give_up, resize_limit, .. } = self.settings;
         let Some(book) = self.book_mut(vm) else { return };
         let Some(wish) = book.wish.as_mut() else { return };
@@ -253,13 +250,14 @@ impl Ledger {
         } else {
             permit
         };
-        if grows(target, permit) {
-            let requests = price.cost(book.promise().max(target));
-            if requests.fits_in(pod.book.backed()) {
-                self.finish(vm, target, Why::AlreadyBacked, now);
-            } else {
-                self.set_state(vm, WishState::Growing { target, requests, since: now });
-            }
+        let requests = price.cost(book.promise().max(target));
+        if grows(target, permit) && requests.fits_in(pod.book.backed()) {
+            self.finish(vm, target, Why::AlreadyBacked, now);
+            return;
+        }
+        // There may be room for the growth and none for what it comes on top of: that would be taken back at once.
+        if grows(target, permit) && self.may_grow(pod, node, requests) {
+            self.set_state(vm, WishState::Growing { target, requests, since: now });
             return;
         }
         let reason = self.shortage(vm, node, pod, wish.want, permit);

@@ -17,6 +17,11 @@ impl Ledger {
         facts.allocatable.saturating_sub(others).saturating_sub(beside)
     }
 
+    /// Whether the pod may be ordered such requests: it has them already, or there is room.
+    pub(crate) fn may_grow(&self, pod: &PodSlot, node: NodeId, requests: Amount) -> bool {
+        requests.fits_in(pod.book.may_have()) || requests.fits_in(self.room_for(pod, node))
+    }
+
     /// Why there is no more, as a user understands it.
     pub(crate) fn shortage(
         &self,
@@ -47,6 +52,9 @@ impl Ledger {
             let has = guest_units::Bytes(room.memory.0.saturating_sub(permit.memory.0));
             let needs = guest_units::Bytes(want.memory.0 - permit.memory.0);
             parts.push(format!("{has} of the {needs} memory"));
+        }
+        if parts.is_empty() {
+            return format!("node {name} has no room: its pods request more than it has");
         }
         format!("node {name} has room for {} more", parts.join(" and "))
     }

@@ -98,3 +98,21 @@ fn a_growth_whose_room_was_taken_gets_what_is_left_at_once() {
     assert!(seal.size.cpu < size(6000, 2).cpu && seal.size.cpu > size(1000, 2).cpu, "{seal:?}");
     assert!(!reason.is_empty());
 }
+
+/// Another scheduler has placed more than the node has: there is room for the memory that is wanted, not for the CPU beside it.
+#[test]
+fn a_growth_beside_what_has_no_room_ends_however_much_happens_meanwhile() {
+    let mut world = world();
+    world.pod(ordinary("o", "n1", amount(7000, 1024)));
+    world.ask("a", 1, size(500, 4), size(500, 2));
+    let mut answers = Vec::new();
+    for step in 0..20 {
+        world.pass(Duration::from_millis(200));
+        world.pod(ordinary("o", "n1", amount(7000 + step % 2, 1024)));
+        answers.extend(world.take().into_iter().filter(|done| matches!(done, Done::Answer(..))));
+    }
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    let (outcome, seal, reason) = permit(&answers[0]);
+    assert_eq!((outcome, seal.size), (Outcome::Partial, size(500, 2)));
+    assert_eq!(reason, "node n1 has no room: its pods request more than it has");
+}
