@@ -71,6 +71,34 @@ impl std::iter::Sum for Amount {
     }
 }
 
+/// A sum from which parts can be taken away again: so wide that it never saturates.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Sum {
+    cpu_millis: u128,
+    memory_bytes: u128,
+}
+
+impl Sum {
+    pub(crate) fn add(&mut self, part: Amount) {
+        self.cpu_millis += u128::from(part.cpu_millis);
+        self.memory_bytes += u128::from(part.memory_bytes);
+    }
+
+    /// Takes away what was added.
+    pub(crate) fn take(&mut self, part: Amount) {
+        self.cpu_millis = self.cpu_millis.saturating_sub(part.cpu_millis.into());
+        self.memory_bytes = self.memory_bytes.saturating_sub(part.memory_bytes.into());
+    }
+
+    /// As [`Amount`]s add up: saturated.
+    pub(crate) fn amount(self) -> Amount {
+        Amount {
+            cpu_millis: u64::try_from(self.cpu_millis).unwrap_or(u64::MAX),
+            memory_bytes: u64::try_from(self.memory_bytes).unwrap_or(u64::MAX),
+        }
+    }
+}
+
 impl From<Size> for Amount {
     fn from(size: Size) -> Self {
         Self { cpu_millis: u64::from(size.cpu.0), memory_bytes: size.memory.0 }

@@ -3,17 +3,19 @@
 use guest_units::{Moment, Size};
 
 use crate::amount::Amount;
+use crate::books::PodSlot;
 use crate::event::{Action, Why};
 use crate::facts::{RunnerFacts, Seal};
 use crate::ledger::Ledger;
 use crate::pod::PodBook;
+use crate::slab::{NodeId, PodId, VmId};
 use crate::vm::{VmBook, WishState, Writing};
 
 impl Ledger {
     /// What the main container of a VM's pod must request.
-    pub(crate) fn needed(&self, pod: &PodBook) -> Option<Amount> {
-        let runner = pod.facts.runner()?;
-        let book = self.vm_of(&pod.facts)?;
+    pub(crate) fn needed(&self, pod: &PodSlot) -> Option<Amount> {
+        let runner = pod.book.facts.runner()?;
+        let book = self.vm_of(pod)?;
         let price = book.price(runner);
         if !self.is_primary(pod) {
             // It may be the one that comes next: then everything that was approved is plugged in it.
@@ -28,51 +30,63 @@ impl Ledger {
         })
     }
 
-    /// Orders the requests that a pod needs, if they are others than it has.
-    pub(crate) fn order_resize(&mut self, uid: &str, now: Moment) {
-        let Some(epoch) = self.epoch else { return };
-        let Some(pod) = self.pods.get(uid) else { return };
-        let Some(node) = pod.counts_on().filter(|node| self.node_complete(node)) else { return };
-        let Some(runner) = pod.facts.runner() else { return };
+    /// Orders the requests that a pod needs, if they are others than it has. Says whether it must wait until something changes
+    /// on the node: for room, for the lease, for everything to be known.
+    pub(crate) fn order_resize(&mut self, id: PodId, now: Moment) -> bool {
+        let Some(slot) = self.pods.get(id) else { return false };
+        let pod = &slot.book;
         if pod.order.is_some() || pod.not_before > now || pod.unconfirmed.is_some() {
-            return;
+            return false;
         }
-        let Some(mut requests) = self.needed(pod).filter(|_| self.is_primary(pod)) else { return };
-        let book = self.vm_of(&pod.facts);
+        let (Some(node), Some(runner)) = (slot.at, pod.facts.runner()) else { return false };
+        let Some(epoch) = self.epoch.filter(|_| self.node_complete(node)) else { return true };
+        let needed = self.needed(slot).filter(|_| self.is_primary(slot));
+        let Some(mut requests) = needed else { return false };
+        let book = self.vm_of(slot);
         if book.is_none_or(|book| book.inherits(epoch) || book.boots_in(&pod.facts.name)) {
             // What is plugged, or may be, is not known: what kubelet has allocated is known to suffice.
             requests = requests.max(runner.spec.min(runner.allocated.unwrap_or(runner.spec)));
         }
-        if requests == runner.spec || !self.may_order(pod, runner, node, requests) {
-            return;
+        if requests == runner.spec {
+            return false;
+        }
+        if !self.may_order(slot, runner, node, requests) {
+            return true;
         }
         let why = if requests.fits_in(runner.spec) { Why::Return } else { Why::Grow };
         let (reference, number) = (pod.reference(), self.last_rank + 1);
         let version = pod.facts.version;
         self.last_rank = number;
-        if let Some(pod) = self.pods.get_mut(uid) {
-            pod.ordered(requests, number);
+        if let Some(pod) = self.pods.get_mut(id) {
+            pod.book.ordered(requests, number);
         }
         self.push(Action::Resize { pod: reference, version, epoch, number, requests }, why);
+        false
     }
 
     /// Growth beyond the node would only be deferred, and count as used until it is taken back.
-    fn may_order(&self, pod: &PodBook, runner: &RunnerFacts, node: &str, requests: Amount) -> bool {
-        if requests.fits_in(pod.may_have()) {
+    fn may_order(
+        &self,
+        pod: &PodSlot,
+        runner: &RunnerFacts,
+        node: NodeId,
+        requests: Amount,
+    ) -> bool {
+        if requests.fits_in(pod.book.may_have()) {
             return true;
         }
-        let Some(facts) = self.nodes.get(node) else { return false };
-        let others = self.reserved_without(node, &pod.facts, &[]);
+        let Some(facts) = self.facts(node) else { return false };
+        let others = self.reserved_without(node, Some(pod.id));
         (others + runner.total(requests)).fits_in(facts.allocatable)
     }
 
     /// Without a pod nothing is plugged: what was approved beyond the spec, beyond the pod that waits for its node, or by an
     /// earlier ledger must not have to be found on that node.
-    pub(crate) fn return_approval(&mut self, uid: &str, epoch: u64, now: Moment) {
-        let waiting = self.runners_of(uid).filter(|pod| !pod.facts.finished);
+    pub(crate) fn return_approval(&mut self, vm: VmId, epoch: u64, now: Moment) {
+        let waiting = self.runners_of(vm).filter(|pod| !pod.book.facts.finished);
         let waiting: Vec<RunnerFacts> =
-            waiting.filter_map(|pod| pod.facts.runner().cloned()).collect();
-        let Some(book) = self.vms.get_mut(uid) else { return };
+            waiting.filter_map(|pod| pod.book.facts.runner().cloned()).collect();
+        let Some(book) = self.book_mut(vm) else { return };
         book.rank = None;
         let newest = book.newest();
         if book.facts.deleting || (newest.is_none() && book.facts.obeyed.is_none()) {
@@ -88,12 +102,12 @@ impl Ledger {
     }
 
     /// Orders the approval to be written that waits for it.
-    pub(crate) fn write_approval(&mut self, uid: &str, now: Moment) {
+    pub(crate) fn write_approval(&mut self, vm: VmId, now: Moment) {
         if self.epoch.is_none() {
             return;
         }
-        let placed = self.primary(uid).is_some();
-        let Some(book) = self.vms.get_mut(uid) else { return };
+        let placed = self.primary(vm).is_some();
+        let Some(book) = self.book_mut(vm) else { return };
         let newest = book.newest();
         let Some(writing) = book.writing.as_mut() else { return };
         if newest.is_some_and(|newest| newest.place() != writing.seal.place()) {

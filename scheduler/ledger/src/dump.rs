@@ -7,7 +7,8 @@ use serde::Serialize;
 
 use crate::amount::Amount;
 use crate::ledger::Ledger;
-use crate::vm::WishState;
+use crate::slab::{NodeId, VmId};
+use crate::vm::{VmBook, WishState};
 
 /// Everything.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -66,26 +67,28 @@ impl Ledger {
     /// The books as they stand.
     #[must_use]
     pub fn dump(&self) -> Dump {
+        let ordinary = self.ordinary();
         let mut nodes: BTreeMap<String, NodeDump> = self
             .nodes
-            .values()
-            .map(|node| {
+            .iter()
+            .filter_map(|(id, name, node)| {
                 let empty = NodeDump {
-                    allocatable: node.allocatable,
-                    reserved: self.reserved(&node.name),
-                    ordinary: self.ordinary(&node.name),
+                    allocatable: node.facts.as_ref()?.allocatable,
+                    reserved: node.reserved.amount(),
+                    ordinary: ordinary.get(&id).copied().unwrap_or_default(),
                     promised: Amount::ZERO,
                     plugged: Amount::ZERO,
                     vms: BTreeMap::new(),
                 };
-                (node.name.clone(), empty)
+                Some((name.to_owned(), empty))
             })
             .collect();
         let mut unplaced = BTreeMap::new();
-        for (uid, book) in &self.vms {
+        for id in self.vms.by_name(|_, slot| slot.book.is_some()) {
+            let Some(book) = self.book(id) else { continue };
             let name = format!("{}/{}", book.facts.namespace, book.facts.name);
-            let vm = self.dump_vm(uid);
-            let node = self.primary(uid).and_then(|pod| nodes.get_mut(pod.counts_on()?));
+            let vm = self.dump_vm(id, book);
+            let node = self.primary(id).and_then(|pod| nodes.get_mut(pod.book.counts_on()?));
             match node {
                 Some(node) => {
                     node.promised = node.promised + vm.promise.into();
@@ -100,20 +103,23 @@ impl Ledger {
         Dump { epoch: self.epoch, complete: self.complete(), nodes, unplaced }
     }
 
-    fn ordinary(&self, node: &str) -> Amount {
-        let pods = self.on_node.get(node).into_iter().flatten();
-        pods.filter_map(|uid| self.pods.get(uid))
-            .filter(|pod| pod.facts.runner().is_none())
-            .map(|pod| self.counted(pod))
-            .sum()
+    /// What pods that are not VMs' take, on each node.
+    fn ordinary(&self) -> BTreeMap<NodeId, Amount> {
+        let mut sums = BTreeMap::<NodeId, Amount>::new();
+        for (_, _, pod) in self.pods.iter() {
+            if let Some(node) = pod.at.filter(|_| pod.book.facts.runner().is_none()) {
+                let sum = sums.entry(node).or_default();
+                *sum = *sum + pod.counted;
+            }
+        }
+        sums
     }
 
-    fn dump_vm(&self, uid: &str) -> VmDump {
-        let book = &self.vms[uid];
-        let pod = self.primary(uid);
+    fn dump_vm(&self, vm: VmId, book: &VmBook) -> VmDump {
+        let pod = self.primary(vm).map(|slot| &slot.book);
         let wish = book.wish.as_ref();
         VmDump {
-            uid: uid.to_owned(),
+            uid: book.facts.uid.clone(),
             pod: pod.map(|pod| pod.facts.name.clone()),
             promise: book.promise(),
             permit: book.permit(),

@@ -1,14 +1,16 @@
 //! The books as a whole: what was seen, and whom it concerns.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use guest_units::Moment;
 
-use crate::amount::Amount;
+use crate::books::{NodeSlot, PodSlot, VmSlot};
 use crate::event::{Action, Actions, Answer, Event, ResizeResult, Ticket, Todo, Why};
 use crate::facts::{NodeFacts, PodFacts, VmFacts};
 use crate::pod::{PodBook, TRY_AGAIN, TRY_RENEWED, back_off};
 use crate::settings::Settings;
+use crate::slab::{NodeId, PodId, Slab, VmId};
+use crate::timers::{Timers, Who};
 use crate::vm::{VmBook, WishState};
 
 /// Everything that is promised on every node. Only its owner changes it, by events.
@@ -16,19 +18,16 @@ use crate::vm::{VmBook, WishState};
 pub struct Ledger {
     pub(crate) settings: Settings,
     pub(crate) epoch: Option<u64>,
-    pub(crate) nodes: BTreeMap<String, NodeFacts>,
-    pub(crate) pods: BTreeMap<String, PodBook>,
-    pub(crate) vms: BTreeMap<String, VmBook>,
-    /// Uids of the pods that count on a node, whether the node is known or not.
-    pub(crate) on_node: BTreeMap<String, BTreeSet<String>>,
-    /// Uids of the pods that claim to run a VM, by its uid: see [`Self::vm_of`].
-    pub(crate) pods_of: BTreeMap<String, BTreeSet<String>>,
+    pub(crate) nodes: Slab<NodeId, NodeSlot>,
+    pub(crate) pods: Slab<PodId, PodSlot>,
+    pub(crate) vms: Slab<VmId, VmSlot>,
     pub(crate) listed: Listed,
-    dirty_nodes: BTreeSet<String>,
-    dirty_vms: BTreeSet<String>,
-    /// When to look at a VM or a pod again, by uid.
-    pub(crate) timers: BTreeMap<String, Moment>,
-    outbox: Vec<Todo>,
+    pub(crate) dirty_nodes: Vec<NodeId>,
+    pub(crate) dirty_vms: Vec<VmId>,
+    pub(crate) timers: Timers,
+    /// How many VMs name an epoch as their highest.
+    epochs: BTreeMap<u64, usize>,
+    pub(crate) outbox: VecDeque<Todo>,
     last_id: u64,
     pub(crate) last_rank: u64,
 }
@@ -53,21 +52,29 @@ impl Ledger {
         match event {
             Event::Leader(epoch) => self.lead(epoch),
             Event::Node(facts) => self.see_node(facts),
-            Event::NodeGone(name) => self.forget_node(&name),
+            Event::NodeGone(name) => {
+                self.nodes.find(&name).into_iter().for_each(|node| self.forget_node(node));
+            }
             Event::NodesListed(names) => self.nodes_listed(&names),
             Event::Pod(facts) => self.see_pod(facts, None),
-            Event::PodGone(uid) => self.forget_pod(&uid),
+            Event::PodGone(uid) => {
+                self.pods.find(&uid).into_iter().for_each(|pod| self.forget_pod(pod));
+            }
             Event::PodsListed(uids) => self.pods_listed(&uids),
             Event::Vm(facts) => self.see_vm(facts),
-            Event::VmGone(uid) => self.forget_vm(&uid),
+            Event::VmGone(uid) => {
+                self.vms.find(&uid).into_iter().for_each(|vm| self.forget_vm(vm));
+            }
             Event::VmsListed(uids) => self.vms_listed(&uids),
             Event::Asked(asked) => self.asked(asked, now),
             Event::Placing(facts) => {
                 self.see_pod(facts, Some(now + self.settings.confirm_pod));
             }
-            Event::PlacingFailed(uid) => self.look_up(&uid, now),
+            Event::PlacingFailed(uid) => {
+                self.pods.find(&uid).into_iter().for_each(|pod| self.look_up(pod, now));
+            }
             Event::LookedUp { uid, found } => self.looked_up(&uid, found, now),
-            Event::Started(id) => self.outbox.retain(|todo| todo.id != id),
+            Event::Started(id) => self.started(id),
             Event::ResizeEnded { pod, number, result } => {
                 self.resize_ended(&pod, number, result, now);
             }
@@ -82,15 +89,13 @@ impl Ledger {
     /// Says what to do next. Same state, same answer; safe to call at any time.
     #[must_use]
     pub fn next(&self, _now: Moment) -> Actions {
-        Actions { start: self.outbox.clone(), wake_at: self.timers.values().min().copied() }
+        Actions { start: self.outbox.iter().cloned().collect(), wake_at: self.timers.first() }
     }
 
     /// The highest epoch of any approval seen: a ledger with a lower one cannot approve anything.
     #[must_use]
     pub fn newest_epoch_seen(&self) -> u64 {
-        let visible = self.vms.values().filter_map(|vm| vm.facts.visible);
-        let obeyed = self.vms.values().filter_map(|vm| vm.facts.obeyed);
-        visible.map(|seal| seal.epoch).chain(obeyed.map(|place| place.0)).max().unwrap_or(0)
+        self.epochs.last_key_value().map_or(0, |(epoch, _)| *epoch)
     }
 
     /// Whether nodes, pods and VMs were all listed.
@@ -99,8 +104,8 @@ impl Ledger {
         self.listed.nodes && self.listed.pods && self.listed.vms
     }
 
-    pub(crate) fn node_complete(&self, node: &str) -> bool {
-        self.listed.pods && self.listed.vms && self.nodes.contains_key(node)
+    pub(crate) fn node_complete(&self, node: NodeId) -> bool {
+        self.listed.pods && self.listed.vms && self.facts(node).is_some()
     }
 
     pub(crate) fn vms_known(&self) -> bool {
@@ -109,11 +114,20 @@ impl Ledger {
 
     pub(crate) fn push(&mut self, action: Action, why: Why) {
         self.last_id += 1;
-        self.outbox.push(Todo { id: self.last_id, action, why });
+        self.outbox.push_back(Todo { id: self.last_id, action, why });
     }
 
     pub(crate) fn answer(&mut self, ticket: Ticket, answer: Answer, why: Why) {
         self.push(Action::Answer { ticket, answer }, why);
+    }
+
+    /// Whoever acts starts with the first.
+    fn started(&mut self, id: u64) {
+        if self.outbox.front().is_some_and(|todo| todo.id == id) {
+            self.outbox.pop_front();
+        } else {
+            self.outbox.retain(|todo| todo.id != id);
+        }
     }
 
     fn lead(&mut self, epoch: Option<u64>) {
@@ -127,67 +141,82 @@ impl Ledger {
         self.touch_all();
     }
 
-    pub(crate) fn touch_all(&mut self) {
-        self.dirty_nodes.extend(self.nodes.keys().cloned());
-        self.dirty_vms.extend(self.vms.keys().cloned());
-    }
-
-    pub(crate) fn touch_pod(&mut self, uid: &str) {
-        let Some(pod) = self.pods.get(uid) else { return };
-        self.dirty_nodes.extend(pod.facts.node.clone());
-        self.dirty_vms.extend(pod.facts.runner().map(|runner| runner.vm_uid.clone()));
-    }
-
-    pub(crate) fn touch_vm(&mut self, uid: &str) {
-        self.dirty_vms.insert(uid.to_owned());
-        let pods = self.pods_of.get(uid).into_iter().flatten();
-        let nodes = pods.filter_map(|pod| self.pods.get(pod)?.facts.node.clone());
-        self.dirty_nodes.extend(nodes);
-    }
-
     fn see_node(&mut self, facts: NodeFacts) {
-        if self.nodes.get(&facts.name) == Some(&facts) {
+        let node = self.nodes.find_or_insert(&facts.name, |_| NodeSlot::default());
+        let Some(slot) =
+            self.nodes.get_mut(node).filter(|slot| slot.facts.as_ref() != Some(&facts))
+        else {
             return;
-        }
-        self.dirty_nodes.insert(facts.name.clone());
-        self.nodes.insert(facts.name.clone(), facts);
+        };
+        slot.facts = Some(facts);
+        slot.changed = true;
+        self.touch_node(node);
     }
 
-    fn forget_node(&mut self, name: &str) {
-        self.nodes.remove(name);
-        self.dirty_nodes.insert(name.to_owned());
+    fn forget_node(&mut self, node: NodeId) {
+        if let Some(slot) = self.nodes.get_mut(node) {
+            slot.facts = None;
+            slot.changed = true;
+        }
+        self.touch_node(node);
     }
 
     fn nodes_listed(&mut self, names: &BTreeSet<String>) {
-        self.nodes.retain(|name, _| names.contains(name));
+        for node in self.nodes.by_name(|name, slot| slot.facts.is_some() && !names.contains(name)) {
+            self.forget_node(node);
+        }
         self.listed.nodes = true;
     }
 
     fn see_vm(&mut self, facts: VmFacts) {
-        let uid = facts.uid.clone();
-        match self.vms.get_mut(&uid) {
+        let vm = self.vms.find_or_insert(&facts.uid, |_| VmSlot::default());
+        let Some(slot) = self.vms.get_mut(vm) else { return };
+        match &mut slot.book {
             Some(book) if book.facts == facts => return,
             Some(book) => book.see(facts),
-            None => {
-                self.vms.insert(uid.clone(), VmBook::new(facts));
-            }
+            book => *book = Some(VmBook::new(facts)),
         }
-        self.touch_vm(&uid);
+        self.count_epoch(vm);
+        self.reselect(vm);
+        self.touch_vm(vm);
     }
 
-    fn forget_vm(&mut self, uid: &str) {
-        self.touch_vm(uid);
-        if let Some(ticket) = self.vms.remove(uid).and_then(|book| book.wish?.ticket) {
+    fn forget_vm(&mut self, vm: VmId) {
+        let book = self.vms.get_mut(vm).and_then(|slot| slot.book.take());
+        if let Some(ticket) = book.and_then(|book| book.wish?.ticket) {
             self.refuse_unknown(ticket, "the VM is gone");
         }
-        self.timers.remove(uid);
+        self.set_vm_timer(vm, None);
+        self.count_epoch(vm);
+        self.reselect(vm);
+        self.touch_vm(vm);
+    }
+
+    fn count_epoch(&mut self, vm: VmId) {
+        let Some(slot) = self.vms.get_mut(vm) else { return };
+        let facts = slot.book.as_ref().map(|book| &book.facts);
+        let visible = facts.and_then(|facts| facts.visible).map_or(0, |seal| seal.epoch);
+        let obeyed = facts.and_then(|facts| facts.obeyed).map_or(0, |place| place.0);
+        let new = visible.max(obeyed);
+        let old = std::mem::replace(&mut slot.epoch, new);
+        if new == old {
+            return;
+        }
+        // VMs that name no epoch, which is 0, are not counted.
+        if new != 0 {
+            *self.epochs.entry(new).or_default() += 1;
+        }
+        if let Some(count) = self.epochs.get_mut(&old) {
+            *count -= 1;
+            if *count == 0 {
+                self.epochs.remove(&old);
+            }
+        }
     }
 
     fn vms_listed(&mut self, uids: &BTreeSet<String>) {
-        let gone: Vec<String> =
-            self.vms.keys().filter(|uid| !uids.contains(*uid)).cloned().collect();
-        for uid in gone {
-            self.forget_vm(&uid);
+        for vm in self.vms.by_name(|uid, slot| slot.book.is_some() && !uids.contains(uid)) {
+            self.forget_vm(vm);
         }
         if !std::mem::replace(&mut self.listed.vms, true) {
             self.touch_all();
@@ -195,7 +224,9 @@ impl Ledger {
     }
 
     fn resize_ended(&mut self, uid: &str, number: u64, result: ResizeResult, now: Moment) {
-        let Some(book) = self.pods.get_mut(uid) else { return };
+        let Some(pod) = self.pods.find(uid) else { return };
+        let Some(slot) = self.pods.get_mut(pod) else { return };
+        let (book, vm) = (&mut slot.book, slot.vm);
         let order = book.order.filter(|order| order.number == number);
         match result {
             ResizeResult::Accepted { generation } => book.accepted(number, generation),
@@ -205,116 +236,116 @@ impl Ledger {
             ResizeResult::Unknown => book.failed(number, true, now),
         }
         if let Some(order) = order.filter(|_| result == ResizeResult::Refused) {
-            let vm = book.facts.runner().and_then(|runner| self.vms.get_mut(&runner.vm_uid));
-            if let Some(wish) = vm.and_then(|vm| vm.wish.as_mut()) {
+            let book = vm.and_then(|vm| self.book_mut(vm));
+            if let Some(wish) = book.and_then(|book| book.wish.as_mut()) {
                 // A return, or a growth for an earlier wish, says nothing about this one.
                 wish.refused |= matches!(wish.state, WishState::Growing { requests, .. }
                     if requests.fits_in(order.requests));
             }
         }
-        self.touch_pod(uid);
+        self.touch_pod(pod);
     }
 
     fn approve_ended(&mut self, uid: &str, generation: u64, written: bool, now: Moment) {
-        let Some(book) = self.vms.get_mut(uid) else { return };
+        let Some(vm) = self.vms.find(uid) else { return };
+        let confirm_write = self.settings.confirm_write;
+        let Some(book) = self.book_mut(vm) else { return };
         if let Some(writing) =
             book.writing.as_mut().filter(|writing| writing.seal.generation == generation)
         {
             writing.in_flight = false;
             writing.failures = if written { 0 } else { writing.failures.saturating_add(1) };
             // Written is not seen: it is repeated until the object shows it.
-            let wait =
-                if written { self.settings.confirm_write } else { back_off(writing.failures) };
+            let wait = if written { confirm_write } else { back_off(writing.failures) };
             writing.not_before = now + wait;
         }
-        self.touch_vm(uid);
+        self.touch_vm(vm);
     }
 
     fn woke(&mut self, now: Moment) {
-        let due: Vec<String> =
-            self.timers.iter().filter(|(_, at)| **at <= now).map(|(uid, _)| uid.clone()).collect();
-        for uid in due {
-            self.timers.remove(&uid);
-            let unconfirmed = self.pods.get(&uid).and_then(|pod| pod.unconfirmed);
-            if unconfirmed.is_some_and(|at| at <= now) {
-                self.look_up(&uid, now);
+        let mut due = self.timers.due(now);
+        due.sort_by(|one, other| self.uid(*one).cmp(self.uid(*other)));
+        for who in due {
+            match who {
+                Who::Pod(pod) => {
+                    self.set_pod_timer(pod, None);
+                    let unconfirmed = self.pod(pod).and_then(|book| book.unconfirmed);
+                    if unconfirmed.is_some_and(|at| at <= now) {
+                        self.look_up(pod, now);
+                    }
+                    self.touch_pod(pod);
+                }
+                Who::Vm(vm) => {
+                    self.set_vm_timer(vm, None);
+                    self.touch_vm(vm);
+                }
             }
-            if self.vms.contains_key(&uid) {
-                self.touch_vm(&uid);
-            }
-            self.touch_pod(&uid);
         }
     }
 
-    fn settle(&mut self, now: Moment) {
-        let vms = std::mem::take(&mut self.dirty_vms);
-        for uid in &vms {
-            self.plan_vm(uid, now);
+    fn uid(&self, who: Who) -> &str {
+        match who {
+            Who::Pod(pod) => self.pods.name(pod),
+            Who::Vm(vm) => self.vms.name(vm),
         }
-        let mut nodes = std::mem::take(&mut self.dirty_nodes);
-        let mut touched = vms;
-        while let Some(node) = nodes.pop_first() {
-            touched.extend(self.settle_node(&node, now));
-            for uid in self.on_node.get(&node).cloned().unwrap_or_default() {
-                self.order_resize(&uid, now);
-                let timer = self.pods.get_mut(&uid).and_then(|pod| pod.age(now));
-                self.set_timer(uid, timer);
-            }
-            nodes.append(&mut self.dirty_nodes);
-        }
-        for uid in touched {
-            self.write_approval(&uid, now);
-            let timer = self.vm_timer(&uid, now);
-            self.set_timer(uid, timer);
-        }
-        self.dirty_vms.clear();
     }
 
-    pub(crate) fn set_timer(&mut self, uid: String, at: Option<Moment>) {
-        match at {
-            Some(at) => self.timers.insert(uid, at),
-            None => self.timers.remove(&uid),
-        };
+    pub(crate) fn set_pod_timer(&mut self, pod: PodId, at: Option<Moment>) {
+        let Some(slot) = self.pods.get_mut(pod) else { return };
+        self.timers.set(Who::Pod(pod), &mut slot.timer, at);
+        if let Some(node) = slot.at.filter(|_| at.is_some()).and_then(|at| self.nodes.get_mut(at)) {
+            node.restless.insert(pod);
+        }
+    }
+
+    pub(crate) fn set_vm_timer(&mut self, vm: VmId, at: Option<Moment>) {
+        if let Some(slot) = self.vms.get_mut(vm) {
+            self.timers.set(Who::Vm(vm), &mut slot.timer, at);
+        }
+    }
+
+    pub(crate) fn facts(&self, node: NodeId) -> Option<&NodeFacts> {
+        self.nodes.get(node)?.facts.as_ref()
+    }
+
+    pub(crate) fn pod(&self, pod: PodId) -> Option<&PodBook> {
+        self.pods.get(pod).map(|slot| &slot.book)
+    }
+
+    pub(crate) fn book(&self, vm: VmId) -> Option<&VmBook> {
+        self.vms.get(vm)?.book.as_ref()
+    }
+
+    pub(crate) fn book_mut(&mut self, vm: VmId) -> Option<&mut VmBook> {
+        self.vms.get_mut(vm)?.book.as_mut()
     }
 
     /// The VM that a pod runs. Whoever may make pods in some namespace can name any VM as the owner: only those of the same
     /// namespace are believed.
-    pub(crate) fn vm_of(&self, pod: &PodFacts) -> Option<&VmBook> {
-        let vm = self.vms.get(&pod.runner()?.vm_uid)?;
+    pub(crate) fn vm_of(&self, pod: &PodSlot) -> Option<&VmBook> {
+        let vm = self.book(pod.vm?)?;
+        (vm.facts.namespace == pod.book.facts.namespace).then_some(vm)
+    }
+
+    /// As [`Self::vm_of`], for a pod that need not be in the books.
+    pub(crate) fn vm_of_facts(&self, pod: &PodFacts) -> Option<&VmBook> {
+        let vm = self.book(self.vms.find(&pod.runner()?.vm_uid)?)?;
         (vm.facts.namespace == pod.namespace).then_some(vm)
     }
 
     /// The pods that run a VM.
-    pub(crate) fn runners_of(&self, vm_uid: &str) -> impl Iterator<Item = &PodBook> {
-        let pods = self.pods_of.get(vm_uid).into_iter().flatten();
-        pods.filter_map(|uid| self.pods.get(uid)).filter(|pod| self.vm_of(&pod.facts).is_some())
+    pub(crate) fn runners_of(&self, vm: VmId) -> impl Iterator<Item = &PodSlot> {
+        let pods = self.vms.get(vm).map(|slot| slot.pods.iter()).into_iter().flatten();
+        pods.filter_map(|pod| self.pods.get(*pod)).filter(|pod| self.vm_of(pod).is_some())
     }
 
     /// The bound pod that a VM's promise counts for: the one that the object names, where there is a choice.
-    pub(crate) fn primary(&self, vm_uid: &str) -> Option<&PodBook> {
-        let named = self.vms.get(vm_uid).and_then(|vm| vm.facts.pod_name.as_deref());
-        let live = self.runners_of(vm_uid).filter(|pod| pod.counts_on().is_some());
-        live.max_by_key(|pod| (Some(pod.facts.name.as_str()) == named, pod.facts.uid.as_str()))
+    pub(crate) fn primary(&self, vm: VmId) -> Option<&PodSlot> {
+        self.pods.get(self.vms.get(vm)?.primary?)
     }
 
-    pub(crate) fn is_primary(&self, pod: &PodBook) -> bool {
-        let primary = pod.facts.runner().and_then(|runner| self.primary(&runner.vm_uid));
-        primary.is_some_and(|primary| primary.facts.uid == pod.facts.uid)
-    }
-
-    /// What a pod takes on its node, whatever comes of everything that is under way.
-    pub(crate) fn counted(&self, pod: &PodBook) -> Amount {
-        match &pod.facts.kind {
-            crate::facts::PodKind::Ordinary { requests } => *requests,
-            crate::facts::PodKind::Runner(runner) => {
-                runner.total(pod.may_have().max(self.needed(pod).unwrap_or(Amount::ZERO)))
-            }
-        }
-    }
-
-    /// What all pods of a node take.
-    pub(crate) fn reserved(&self, node: &str) -> Amount {
-        let pods = self.on_node.get(node).into_iter().flatten();
-        pods.filter_map(|uid| self.pods.get(uid)).map(|pod| self.counted(pod)).sum()
+    pub(crate) fn is_primary(&self, pod: &PodSlot) -> bool {
+        let primary = pod.vm.and_then(|vm| self.vms.get(vm)?.primary);
+        primary == Some(pod.id)
     }
 }

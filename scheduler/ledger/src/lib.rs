@@ -23,7 +23,10 @@
 #![forbid(unsafe_code)]
 
 mod amount;
+mod audit;
 mod backing;
+mod books;
+mod count;
 mod dump;
 mod event;
 mod facts;
@@ -34,6 +37,9 @@ mod pod;
 mod pods;
 mod room;
 mod settings;
+mod settle;
+mod slab;
+mod timers;
 mod vm;
 
 pub use amount::{Amount, DEFAULT_OVERHEAD, Price};

@@ -18,10 +18,12 @@
 use guest_units::{Moment, Size};
 use scheduler_protocol::{Outcome, RefusalCode};
 
-use crate::amount::Amount;
 use crate::event::{Action, Answer, Asked, Notice, Ticket, Why};
+use crate::facts::PodFacts;
 use crate::ledger::Ledger;
 use crate::pod::back_off;
+use crate::settings::Settings;
+use crate::slab::{NodeId, VmId};
 use crate::vm::{Wish, WishState, grows};
 
 impl Ledger {
@@ -33,7 +35,9 @@ impl Ledger {
         }
         let Asked { ticket, vm, pod, generation, want, least, .. } = asked;
         let rank = self.last_rank + 1;
-        let Some(book) = self.vms.get_mut(&vm.uid) else { return };
+        let Some(id) = self.vms.find(&vm.uid) else { return };
+        let book = self.vms.get_mut(id).and_then(|slot| slot.book.as_mut());
+        let Some(book) = book else { return };
         book.newest_request = Some((pod.uid, generation));
         let (want, least) = (book.clamp(want), book.clamp(least));
         let wish = Wish {
@@ -62,7 +66,7 @@ impl Ledger {
             };
             self.answer(old, answer, Why::Superseded);
         }
-        self.touch_vm(&vm.uid);
+        self.touch_vm(id);
     }
 
     /// Whether the request is the business of its sender, and new.
@@ -76,9 +80,16 @@ impl Ledger {
         if !self.vms_known() {
             return refuse(RefusalCode::NotReady, "pods and VMs are not completely known yet");
         }
-        let vm = self.vms.get(&asked.vm.uid).filter(|vm| vm.reference() == asked.vm);
-        let Some(vm) = vm else { return refuse(RefusalCode::Unknown, "no such VM") };
-        let pod = self.primary(&asked.vm.uid).filter(|pod| pod.reference() == asked.pod);
+        let id = self.vms.find(&asked.vm.uid);
+        let vm = id.and_then(|id| Some((id, self.book(id)?)));
+        let vm = vm.filter(|(_, vm)| {
+            (&vm.facts.namespace, &vm.facts.name) == (&asked.vm.namespace, &asked.vm.name)
+        });
+        let Some((id, vm)) = vm else { return refuse(RefusalCode::Unknown, "no such VM") };
+        let pod = self.primary(id).map(|slot| &slot.book).filter(|pod| {
+            let PodFacts { namespace, name, uid, .. } = &pod.facts;
+            (namespace, name, uid) == (&asked.pod.namespace, &asked.pod.name, &asked.pod.uid)
+        });
         let Some(pod) = pod else {
             return refuse(RefusalCode::Unknown, "not the present pod of the VM");
         };
@@ -108,15 +119,10 @@ impl Ledger {
 
     /// Without the lease nothing is decided: every open request ends.
     pub(crate) fn refuse_open_requests(&mut self) {
-        let tickets: Vec<Ticket> = self
-            .vms
-            .values_mut()
-            .filter_map(|book| {
-                book.writing = None;
-                book.wish.take()?.ticket
-            })
-            .collect();
-        for ticket in tickets {
+        for vm in self.vms.by_name(|_, slot| slot.book.is_some()) {
+            let Some(book) = self.book_mut(vm) else { continue };
+            book.writing = None;
+            let Some(ticket) = book.wish.take().and_then(|wish| wish.ticket) else { continue };
             let message = "the lease was lost".to_owned();
             let answer = Answer::Refused { code: RefusalCode::NotReady, message, newest: None };
             self.answer(ticket, answer, Why::Refused);
@@ -124,16 +130,16 @@ impl Ledger {
     }
 
     /// Finds out what a VM wants that nobody asks for.
-    pub(crate) fn plan_vm(&mut self, uid: &str, now: Moment) {
+    pub(crate) fn plan_vm(&mut self, vm: VmId, now: Moment) {
         let Some(epoch) = self.epoch.filter(|_| self.vms_known()) else { return };
-        let placed = self.primary(uid).is_some();
+        let placed = self.primary(vm).is_some();
         let rank = self.last_rank + 1;
-        let Some(book) = self.vms.get_mut(uid) else { return };
+        let Some(book) = self.book_mut(vm) else { return };
         if !placed {
             if let Some(ticket) = book.wish.take().and_then(|wish| wish.ticket) {
                 self.refuse_unknown(ticket, "the VM has no pod");
             }
-            self.return_approval(uid, epoch, now);
+            self.return_approval(vm, epoch, now);
             return;
         }
         if book.wish.as_ref().is_some_and(|wish| !wish.own) {
@@ -167,49 +173,20 @@ impl Ledger {
         }
     }
 
-    /// Serves the wishes on a node. Says which VMs were looked at.
-    pub(crate) fn settle_node(&mut self, node: &str, now: Moment) -> Vec<String> {
-        let mut order: Vec<(u64, String)> = self
-            .on_node
-            .get(node)
-            .into_iter()
-            .flatten()
-            .filter_map(|uid| Some(&self.pods.get(uid)?.facts.runner()?.vm_uid))
-            .filter_map(|vm| {
-                let book = self.vms.get(vm).filter(|book| book.wish.is_some())?;
-                Some((book.rank.unwrap_or(0), vm.clone()))
-            })
-            .collect();
-        order.sort();
-        order.dedup();
-        if self.epoch.is_some() {
-            // What ends makes room for what waits.
-            for (_, vm) in &order {
-                self.step_growing(vm, now);
-            }
-            for (_, vm) in &order {
-                self.step_waiting(vm, node, now);
-            }
-        }
-        order.into_iter().map(|(_, vm)| vm).collect()
-    }
-
-    fn step_growing(&mut self, uid: &str, now: Moment) {
-        let Some(pod) = self.primary(uid) else { return };
-        let backed = pod.backed();
-        let state = self.vms.get(uid).and_then(|book| book.wish.as_ref()).map(|wish| wish.state);
+    pub(crate) fn step_growing(&mut self, vm: VmId, now: Moment) {
+        let Some(pod) = self.primary(vm) else { return };
+        let backed = pod.book.backed();
+        let state = self.book(vm).and_then(|book| book.wish.as_ref()).map(|wish| wish.state);
         let growing = match state {
             Some(WishState::Growing { requests, .. }) => Some(requests),
             _ => None,
         };
-        let refused = growing.is_some_and(|requests| pod.refuses(requests));
+        let refused = growing.is_some_and(|requests| pod.book.refuses(requests));
         // Not ordered yet, and somebody else has the room by now: what is left is found anew.
-        let taken = growing.is_some_and(|requests| {
-            let room = pod.counts_on().map_or(Amount::ZERO, |node| self.room_for(pod, node));
-            !requests.fits_in(pod.may_have()) && !requests.fits_in(room)
-        });
-        let Some(book) = self.vms.get_mut(uid) else { return };
-        let keep_late = self.settings.keep_late;
+        let taken = growing
+            .is_some_and(|requests| !pod.at.is_some_and(|node| self.may_grow(pod, node, requests)));
+        let Settings { keep_late, give_up, resize_limit, .. } = self.settings;
+        let Some(book) = self.book_mut(vm) else { return };
         let Some(wish) = book.wish.as_mut() else { return };
         match wish.state {
             WishState::Waiting => {}
@@ -217,26 +194,26 @@ impl Ledger {
             WishState::Held { .. } => {}
             WishState::Growing { target, requests, .. } if requests.fits_in(backed) => {
                 if wish.own || wish.ticket.is_some() {
-                    self.finish(uid, target, Why::KubeletAllocated, now);
+                    self.finish(vm, target, Why::KubeletAllocated, now);
                 } else {
                     wish.state = WishState::Held { requests, until: now + keep_late };
                 }
             }
             WishState::Growing { .. } if taken => wish.state = WishState::Waiting,
             WishState::Growing { since, .. } => {
-                if wish.refused || refused || since + self.settings.give_up <= now {
-                    self.revoke(uid, now);
-                } else if wish.ticket.is_some() && since + self.settings.resize_limit <= now {
+                if wish.refused || refused || since + give_up <= now {
+                    self.revoke(vm, now);
+                } else if wish.ticket.is_some() && since + resize_limit <= now {
                     wish.reason = "kubelet has not allocated it yet".to_owned();
-                    self.answer_short(uid, Why::KubeletSlow);
+                    self.answer_short(vm, Why::KubeletSlow);
                 }
             }
         }
     }
 
     /// Kubelet will not give it: the order is taken back, since others count it as used.
-    fn revoke(&mut self, uid: &str, now: Moment) {
-        let Some(book) = self.vms.get_mut(uid) else { return };
+    fn revoke(&mut self, vm: VmId, now: Moment) {
+        let Some(book) = self.book_mut(vm) else { return };
         let Some(wish) = book.wish.as_mut() else { return };
         wish.state = WishState::Waiting;
         let by_api = std::mem::take(&mut wish.refused);
@@ -245,12 +222,12 @@ impl Ledger {
         wish.reason = if by_api { REFUSED_BY_API } else { REFUSED_BY_KUBELET }.to_owned();
         if !wish.own {
             let target = shrunk(wish.want, book.permit());
-            self.finish(uid, target, Why::KubeletRefused, now);
+            self.finish(vm, target, Why::KubeletRefused, now);
         }
     }
 
-    fn step_waiting(&mut self, uid: &str, node: &str, now: Moment) {
-        let Some(book) = self.vms.get(uid) else { return };
+    pub(crate) fn step_waiting(&mut self, vm: VmId, node: NodeId, now: Moment) {
+        let Some(book) = self.book(vm) else { return };
         let Some(wish) = book.wish.as_ref().filter(|wish| wish.state == WishState::Waiting) else {
             return;
         };
@@ -258,56 +235,57 @@ impl Ledger {
         if !grows(wish.want, permit) {
             let same = book.newest().is_some_and(|seal| seal.size == wish.want);
             let why = if same { Why::Repeated } else { Why::NothingGrows };
-            self.finish(uid, wish.want, why, now);
+            self.finish(vm, wish.want, why, now);
             return;
         }
-        let Some(pod) = self.primary(uid).filter(|pod| pod.counts_on() == Some(node)) else {
+        let Some(pod) = self.primary(vm).filter(|pod| pod.at == Some(node)) else {
             return;
         };
-        let Some(price) = pod.facts.runner().map(|runner| book.price(runner)) else { return };
+        let Some(price) = pod.book.facts.runner().map(|runner| book.price(runner)) else { return };
         let target = if wish.not_before > now {
             permit
         } else if self.node_complete(node) {
-            let affordable = price.affordable(self.room_for(pod, node).max(pod.backed()));
+            let affordable = price.affordable(self.room_for(pod, node).max(pod.book.backed()));
             book.reachable(wish.want, wish.least, affordable)
         } else {
             permit
         };
-        if grows(target, permit) {
-            let requests = price.cost(book.promise().max(target));
-            if requests.fits_in(pod.backed()) {
-                self.finish(uid, target, Why::AlreadyBacked, now);
-            } else {
-                self.set_state(uid, WishState::Growing { target, requests, since: now });
-            }
+        let requests = price.cost(book.promise().max(target));
+        if grows(target, permit) && requests.fits_in(pod.book.backed()) {
+            self.finish(vm, target, Why::AlreadyBacked, now);
             return;
         }
-        let reason = self.shortage(uid, node, pod, wish.want, permit);
+        // There may be room for the growth and none for what it comes on top of: that would be taken back at once.
+        if grows(target, permit) && self.may_grow(pod, node, requests) {
+            self.set_state(vm, WishState::Growing { target, requests, since: now });
+            return;
+        }
+        let reason = self.shortage(vm, node, pod, wish.want, permit);
         let (own, due) = (wish.own, wish.since + self.settings.hold <= now);
-        if let Some(wish) = self.vms.get_mut(uid).and_then(|book| book.wish.as_mut()) {
+        if let Some(wish) = self.book_mut(vm).and_then(|book| book.wish.as_mut()) {
             wish.reason = reason;
         }
         let complete = self.node_complete(node);
         let why = if complete { Why::NoRoom } else { Why::Incomplete };
         if own {
-            self.wait_openly(uid, now);
+            self.wait_openly(vm, now);
         } else if due {
             let target =
-                self.vms.get(uid).and_then(|book| Some(shrunk(book.wish.as_ref()?.want, permit)));
-            self.finish(uid, target.unwrap_or(permit), why, now);
+                self.book(vm).and_then(|book| Some(shrunk(book.wish.as_ref()?.want, permit)));
+            self.finish(vm, target.unwrap_or(permit), why, now);
         }
     }
 
-    fn set_state(&mut self, uid: &str, state: WishState) {
-        if let Some(wish) = self.vms.get_mut(uid).and_then(|book| book.wish.as_mut()) {
+    fn set_state(&mut self, vm: VmId, state: WishState) {
+        if let Some(wish) = self.book_mut(vm).and_then(|book| book.wish.as_mut()) {
             wish.state = state;
         }
     }
 
     /// A wish of the spec waits as long as it must; what it gives back is given back at once.
-    fn wait_openly(&mut self, uid: &str, now: Moment) {
+    fn wait_openly(&mut self, vm: VmId, now: Moment) {
         let Some(epoch) = self.epoch else { return };
-        let Some(book) = self.vms.get_mut(uid) else { return };
+        let Some(book) = self.book_mut(vm) else { return };
         let Some(wish) = &book.wish else { return };
         let target = shrunk(wish.want, book.permit());
         let reason = wish.reason.clone();
@@ -315,11 +293,11 @@ impl Ledger {
         // the object shows it.
         let seal = book.seal_for(epoch, target);
         book.write(seal, now);
-        self.tell_short(uid, reason);
+        self.tell_short(vm, reason);
     }
 
-    fn tell_short(&mut self, uid: &str, reason: String) {
-        let Some(book) = self.vms.get_mut(uid) else { return };
+    fn tell_short(&mut self, vm: VmId, reason: String) {
+        let Some(book) = self.book_mut(vm) else { return };
         if !std::mem::replace(&mut book.told_short, true) {
             let vm = book.reference();
             self.push(Action::Notice { vm, notice: Notice::Denied { reason } }, Why::NoRoom);
@@ -327,9 +305,9 @@ impl Ledger {
     }
 
     /// Ends a wish with what the VM gets.
-    fn finish(&mut self, uid: &str, size: Size, why: Why, now: Moment) {
+    fn finish(&mut self, vm: VmId, size: Size, why: Why, now: Moment) {
         let Some(epoch) = self.epoch else { return };
-        let Some(book) = self.vms.get_mut(uid) else { return };
+        let Some(book) = self.book_mut(vm) else { return };
         let Some(wish) = book.wish.take() else { return };
         let before = book.permit();
         let seal = book.seal_for(epoch, size);
@@ -348,12 +326,12 @@ impl Ledger {
         }
         if !all {
             if own {
-                self.set_wish(uid, Wish { state: WishState::Waiting, not_before: now, ..wish });
+                self.set_wish(vm, Wish { state: WishState::Waiting, not_before: now, ..wish });
             }
-            self.tell_short(uid, if reason.is_empty() { PARTIAL.to_owned() } else { reason });
+            self.tell_short(vm, if reason.is_empty() { PARTIAL.to_owned() } else { reason });
             return;
         }
-        let Some(book) = self.vms.get_mut(uid) else { return };
+        let Some(book) = self.book_mut(vm) else { return };
         book.rank = None;
         if std::mem::take(&mut book.told_short) {
             let (vm, notice) = (book.reference(), Notice::Served { size });
@@ -361,16 +339,16 @@ impl Ledger {
         }
     }
 
-    fn set_wish(&mut self, uid: &str, wish: Wish) {
-        if let Some(book) = self.vms.get_mut(uid) {
+    fn set_wish(&mut self, vm: VmId, wish: Wish) {
+        if let Some(book) = self.book_mut(vm) {
             book.wish = Some(wish);
         }
     }
 
     /// Answers with the present permit, while the wish goes on.
-    fn answer_short(&mut self, uid: &str, why: Why) {
+    fn answer_short(&mut self, vm: VmId, why: Why) {
         let Some(epoch) = self.epoch else { return };
-        let Some(book) = self.vms.get_mut(uid) else { return };
+        let Some(book) = self.book_mut(vm) else { return };
         let permit = book.permit();
         let seal = book.seal_for(epoch, permit);
         let Some(wish) = book.wish.as_mut() else { return };
@@ -379,7 +357,7 @@ impl Ledger {
         let answer =
             Answer::Permit { generation, outcome: Outcome::Denied, seal, reason: reason.clone() };
         self.answer(ticket, answer, why);
-        self.tell_short(uid, reason);
+        self.tell_short(vm, reason);
     }
 }
 

@@ -9,6 +9,7 @@ use crate::facts::{NodeFacts, PodFacts, PodKind, RunnerFacts};
 use crate::ledger::Ledger;
 use crate::pod::PodBook;
 use crate::settings::Scoring;
+use crate::slab::PodId;
 
 /// The best score.
 pub const MAX_SCORE: i64 = 10;
@@ -42,9 +43,10 @@ impl Ledger {
     /// Which of the nodes have room for the pod.
     pub fn filter(&self, pod: &PodFacts, nodes: &[String]) -> Result<Placement, NotReady> {
         self.ready()?;
+        let (own, need) = (self.pods.find(&pod.uid), self.placement_need(pod));
         let mut placement = Placement::default();
         for node in nodes {
-            match self.fits(pod, node, &[]) {
+            match self.fits(own, need, node, &[]) {
                 Ok(()) => placement.nodes.push(node.clone()),
                 Err(reason) => {
                     placement.refused.insert(node.clone(), reason);
@@ -61,11 +63,18 @@ impl Ledger {
         victims: impl IntoIterator<Item = (&'a String, &'a [String])>,
     ) -> Result<Vec<String>, NotReady> {
         self.ready()?;
+        let (own, need) = (self.pods.find(&pod.uid), self.placement_need(pod));
         let useful = victims.into_iter().filter(|(node, victims)| {
-            let runner = |uid: &String| {
-                self.pods.get(uid).is_none_or(|victim| victim.facts.runner().is_some())
-            };
-            !victims.iter().any(runner) && self.fits(pod, node, victims).is_ok()
+            let mut known = Vec::new();
+            for uid in *victims {
+                // An unknown one may be a VM's.
+                let ordinary = |victim: &PodId| {
+                    self.pod(*victim).is_some_and(|book| book.facts.runner().is_none())
+                };
+                let Some(victim) = self.pods.find(uid).filter(ordinary) else { return false };
+                known.push(victim);
+            }
+            self.fits(own, need, node, &known).is_ok()
         });
         Ok(useful.map(|(node, _)| node.clone()).collect())
     }
@@ -73,10 +82,12 @@ impl Ledger {
     /// Whether a pod may be bound to a node now, and in which epoch. The answer is the pod's facts, with the node.
     pub fn may_bind(&self, uid: &str, node: &str) -> Result<(PodFacts, u64), String> {
         let epoch = self.ready().map_err(|err| err.to_string())?;
-        let pod = self.pods.get(uid).ok_or_else(|| "the pod is not known yet".to_owned())?;
+        let own = self.pods.find(uid);
+        let pod = own.and_then(|own| self.pod(own));
+        let pod = pod.ok_or_else(|| "the pod is not known yet".to_owned())?;
         match pod.facts.node.as_deref() {
             Some(other) if other != node => return Err(format!("the pod is on node {other}")),
-            _ => self.fits(&pod.facts, node, &[])?,
+            _ => self.fits(own, self.placement_need(&pod.facts), node, &[])?,
         }
         if let Some(runner) = pod.facts.runner() {
             self.may_begin(&pod.facts, runner)?;
@@ -86,7 +97,7 @@ impl Ledger {
 
     /// Whether all that may be used of what was approved for the VM is backed by this pod's requests.
     fn may_begin(&self, pod: &PodFacts, runner: &RunnerFacts) -> Result<(), String> {
-        let book = self.vm_of(pod).ok_or_else(|| "the VM is not known yet".to_owned())?;
+        let book = self.vm_of_facts(pod).ok_or_else(|| "the VM is not known yet".to_owned())?;
         let given = book.newest().is_some() || book.facts.obeyed.is_some();
         let inherited = given && self.epoch.is_none_or(|epoch| book.inherits(epoch));
         if inherited || !book.price(runner).cost(book.approved()).fits_in(runner.spec) {
@@ -98,18 +109,20 @@ impl Ledger {
     /// Whether the ledger knows the pod.
     #[must_use]
     pub fn knows_pod(&self, uid: &str) -> bool {
-        self.pods.contains_key(uid)
+        self.pods.find(uid).is_some()
     }
 
     /// A score from 0 to [`MAX_SCORE`] for each node: nodes are filled, but not to the brim.
     #[must_use]
     pub fn prioritize(&self, pod: &PodFacts, nodes: &[String]) -> Vec<i64> {
-        let largest =
-            self.nodes.values().map(|node| node.allocatable).fold(Amount::ZERO, Amount::max);
+        let known = self.nodes.iter().filter_map(|(_, _, slot)| slot.facts.as_ref());
+        let largest = known.map(|node| node.allocatable).fold(Amount::ZERO, Amount::max);
+        let (own, need) = (self.pods.find(&pod.uid), self.placement_need(pod));
         let scoring = &self.settings.scoring;
         let score = |name: &String| {
-            let Some(node) = self.nodes.get(name) else { return 0 };
-            let used = self.reserved_without(name, pod, &[]) + self.placement_need(pod);
+            let Some(id) = self.nodes.find(name) else { return 0 };
+            let Some(node) = self.facts(id) else { return 0 };
+            let used = self.reserved_without(id, own) + need;
             let score = scoring.score(used, node, largest);
             if scoring.randomize && score > 0 {
                 Scoring::spread(score, &pod.uid, name)
@@ -120,11 +133,17 @@ impl Ledger {
         nodes.iter().map(score).collect()
     }
 
-    fn fits(&self, pod: &PodFacts, node: &str, without: &[String]) -> Result<(), String> {
-        let facts = self.nodes.get(node).ok_or_else(|| "node is not known yet".to_owned())?;
-        let used = self.reserved_without(node, pod, without);
-        let room = facts.allocatable.saturating_sub(used);
-        let need = self.placement_need(pod);
+    /// Whether there is room for `need` without the pod itself and those that are evicted.
+    fn fits(
+        &self,
+        own: Option<PodId>,
+        need: Amount,
+        node: &str,
+        evicted: &[PodId],
+    ) -> Result<(), String> {
+        let known = self.nodes.find(node).and_then(|id| Some((id, self.facts(id)?)));
+        let (id, facts) = known.ok_or_else(|| "node is not known yet".to_owned())?;
+        let room = facts.allocatable.saturating_sub(self.reserved_but_for(id, own, evicted));
         let mut short = Vec::new();
         if need.cpu_millis > room.cpu_millis {
             let (need, room) = (cpu_text(need.cpu_millis), cpu_text(room.cpu_millis));
@@ -138,27 +157,13 @@ impl Ledger {
         if short.is_empty() { Ok(()) } else { Err(short.join("; ")) }
     }
 
-    /// What all pods of a node count for, but for this one and those.
-    pub(crate) fn reserved_without(
-        &self,
-        node: &str,
-        pod: &PodFacts,
-        without: &[String],
-    ) -> Amount {
-        let pods = self.on_node.get(node).into_iter().flatten();
-        pods.filter(|uid| **uid != pod.uid && !without.contains(uid))
-            .filter_map(|uid| self.pods.get(uid))
-            .map(|other| self.counted(other))
-            .sum()
-    }
-
     /// What a pod will take where it is placed.
     fn placement_need(&self, pod: &PodFacts) -> Amount {
         match &pod.kind {
             PodKind::Ordinary { requests } => *requests,
             PodKind::Runner(runner) => {
                 let cost = self
-                    .vm_of(pod)
+                    .vm_of_facts(pod)
                     .map_or(Amount::ZERO, |book| book.price(runner).cost(book.placement()));
                 runner.total(PodBook::new(pod.clone()).may_have().max(cost))
             }

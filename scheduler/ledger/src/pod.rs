@@ -170,6 +170,11 @@ impl PodBook {
             self.maybe = None;
             self.see(self.facts.clone());
         }
+        self.timer(now)
+    }
+
+    /// When to look again.
+    pub(crate) fn timer(&self, now: Moment) -> Option<Moment> {
         let maybe = self.maybe.map(|maybe| maybe.until);
         let retry = Some(self.not_before).filter(|at| *at > now);
         [maybe, retry, self.unconfirmed].into_iter().flatten().min()

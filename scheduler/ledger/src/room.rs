@@ -3,38 +3,45 @@
 use guest_units::{Moment, Size};
 
 use crate::amount::{Amount, cpu_text};
+use crate::books::PodSlot;
 use crate::ledger::Ledger;
-use crate::pod::PodBook;
+use crate::slab::{NodeId, VmId};
 use crate::vm::WishState;
 
 impl Ledger {
     /// The most that the pod's main container may request.
-    pub(crate) fn room_for(&self, pod: &PodBook, node: &str) -> Amount {
-        let Some(facts) = self.nodes.get(node) else { return Amount::ZERO };
-        let others = self.reserved_without(node, &pod.facts, &[]);
-        let beside = pod.facts.runner().map_or(Amount::ZERO, |runner| runner.beside);
+    pub(crate) fn room_for(&self, pod: &PodSlot, node: NodeId) -> Amount {
+        let Some(facts) = self.facts(node) else { return Amount::ZERO };
+        let others = self.reserved_without(node, Some(pod.id));
+        let beside = pod.book.facts.runner().map_or(Amount::ZERO, |runner| runner.beside);
         facts.allocatable.saturating_sub(others).saturating_sub(beside)
+    }
+
+    /// Whether the pod may be ordered such requests: it has them already, or there is room.
+    pub(crate) fn may_grow(&self, pod: &PodSlot, node: NodeId, requests: Amount) -> bool {
+        requests.fits_in(pod.book.may_have()) || requests.fits_in(self.room_for(pod, node))
     }
 
     /// Why there is no more, as a user understands it.
     pub(crate) fn shortage(
         &self,
-        uid: &str,
-        node: &str,
-        pod: &PodBook,
+        vm: VmId,
+        node: NodeId,
+        pod: &PodSlot,
         want: Size,
         permit: Size,
     ) -> String {
-        let Some(book) = self.vms.get(uid) else { return String::new() };
+        let Some(book) = self.book(vm) else { return String::new() };
         if let Some(wish) = book.wish.as_ref().filter(|wish| wish.failures > 0) {
             return wish.reason.clone();
         }
+        let name = self.nodes.name(node);
         if !self.node_complete(node) {
-            return format!("node {node} is not completely known yet");
+            return format!("node {name} is not completely known yet");
         }
-        let Some(runner) = pod.facts.runner() else { return String::new() };
+        let Some(runner) = pod.book.facts.runner() else { return String::new() };
         let price = book.price(runner);
-        let room = price.affordable(self.room_for(pod, node).max(pod.backed()));
+        let room = price.affordable(self.room_for(pod, node).max(pod.book.backed()));
         let mut parts = Vec::new();
         if want.cpu > permit.cpu && room.cpu < want.cpu {
             let (has, needs) = (room.cpu.0.saturating_sub(permit.cpu.0), want.cpu.0 - permit.cpu.0);
@@ -46,12 +53,15 @@ impl Ledger {
             let needs = guest_units::Bytes(want.memory.0 - permit.memory.0);
             parts.push(format!("{has} of the {needs} memory"));
         }
-        format!("node {node} has room for {} more", parts.join(" and "))
+        if parts.is_empty() {
+            return format!("node {name} has no room: its pods request more than it has");
+        }
+        format!("node {name} has room for {} more", parts.join(" and "))
     }
 
     /// When to look at a VM again.
-    pub(crate) fn vm_timer(&self, uid: &str, now: Moment) -> Option<Moment> {
-        let book = self.vms.get(uid)?;
+    pub(crate) fn vm_timer(&self, vm: VmId, now: Moment) -> Option<Moment> {
+        let book = self.book(vm)?;
         let write =
             book.writing.filter(|writing| !writing.in_flight).map(|writing| writing.not_before);
         let wish = book.wish.as_ref().and_then(|wish| match wish.state {

@@ -35,6 +35,18 @@ fn a_shrink_that_may_still_arrive_is_waited_for_before_a_grant() {
 }
 
 #[test]
+fn looking_a_pod_up_does_not_forget_when_an_order_cannot_arrive_any_more() {
+    let mut world = world();
+    world.ask("a", 1, size(2000, 4), size(1000, 2));
+    let done = world.take();
+    let [Done::Resize(_, number, _)] = done[..] else { panic!("{done:?}") };
+    world.tell(Event::ResizeEnded { pod: "pod-a".into(), number, result: ResizeResult::Unknown });
+    let before = world.ledger.next(world.now).wake_at;
+    world.look_up("pod-a");
+    assert_eq!(world.ledger.next(world.now).wake_at, before);
+}
+
+#[test]
 fn an_order_that_met_another_version_is_repeated_promptly() {
     let mut world = world();
     world.ask("a", 1, size(2000, 4), size(1000, 2));
@@ -85,4 +97,22 @@ fn a_growth_whose_room_was_taken_gets_what_is_left_at_once() {
     assert_eq!(outcome, Outcome::Partial);
     assert!(seal.size.cpu < size(6000, 2).cpu && seal.size.cpu > size(1000, 2).cpu, "{seal:?}");
     assert!(!reason.is_empty());
+}
+
+/// Another scheduler has placed more than the node has: there is room for the memory that is wanted, not for the CPU beside it.
+#[test]
+fn a_growth_beside_what_has_no_room_ends_however_much_happens_meanwhile() {
+    let mut world = world();
+    world.pod(ordinary("o", "n1", amount(7000, 1024)));
+    world.ask("a", 1, size(500, 4), size(500, 2));
+    let mut answers = Vec::new();
+    for step in 0..20 {
+        world.pass(Duration::from_millis(200));
+        world.pod(ordinary("o", "n1", amount(7000 + step % 2, 1024)));
+        answers.extend(world.take().into_iter().filter(|done| matches!(done, Done::Answer(..))));
+    }
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    let (outcome, seal, reason) = permit(&answers[0]);
+    assert_eq!((outcome, seal.size), (Outcome::Partial, size(500, 2)));
+    assert_eq!(reason, "node n1 has no room: its pods request more than it has");
 }

@@ -170,6 +170,7 @@ impl World {
 
     pub fn tell(&mut self, event: Event) {
         self.ledger.handle(event, self.now);
+        self.ledger.audit(self.now).expect("kept sums and sets are right");
     }
 
     /// A pod changes. What stays as it was keeps its version.
@@ -242,9 +243,12 @@ impl World {
     /// Lets time pass, waking the ledger when it wants to be.
     pub fn pass(&mut self, span: Duration) {
         let end = self.now + span;
+        let mut woken = 0;
         while let Some(at) = self.ledger.next(self.now).wake_at.filter(|at| *at <= end) {
             self.now = self.now.max(at);
             self.tell(Event::Woke);
+            woken += 1;
+            assert!(woken < 1000, "woken without end: {:#?}", self.ledger);
         }
         self.now = end;
     }

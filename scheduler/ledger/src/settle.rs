@@ -1,0 +1,166 @@
+//! After each event: everything that follows from it, and nothing else.
+//!
+//! Looking at a wish or a pod again changes nothing unless something that it depends on has changed: the VM and its pods,
+//! what is reserved or allocatable on the node, the time. So only these are looked at; `audit.rs` compares with looking at
+//! everything.
+
+use guest_units::Moment;
+
+use crate::books::PodSlot;
+use crate::event::Ticket;
+use crate::ledger::Ledger;
+use crate::slab::{NodeId, VmId};
+use crate::vm::WishState;
+
+/// What of a VM tells whether a step did anything.
+#[derive(PartialEq)]
+struct Mark {
+    wish: Option<(WishState, Option<Ticket>, u32, Moment)>,
+    newest: Option<(u64, u64)>,
+    writing: Option<(u64, u64)>,
+}
+
+impl Ledger {
+    pub(crate) fn settle(&mut self, now: Moment) {
+        if self.dirty_vms.is_empty() && self.dirty_nodes.is_empty() {
+            return;
+        }
+        // The order decides who gets which rank: it is that of the names.
+        let mut vms = std::mem::take(&mut self.dirty_vms);
+        self.vms.sort(&mut vms);
+        for vm in &vms {
+            self.plan_vm(*vm, now);
+            self.recount_vm(*vm);
+        }
+        let mut nodes = std::mem::take(&mut self.dirty_nodes);
+        self.nodes.sort(&mut nodes);
+        let mut looked = vms.clone();
+        for node in &nodes {
+            let changed = self.settle_wishes(*node, now, &mut looked);
+            self.settle_pods(*node, changed, now);
+        }
+        self.vms.sort(&mut looked);
+        looked.dedup();
+        for vm in looked {
+            self.write_approval(vm, now);
+            let timer = self.vm_timer(vm, now);
+            self.set_vm_timer(vm, timer);
+        }
+        self.clean(vms, nodes);
+    }
+
+    /// Nothing is left to do; names that stand for nothing any more are dropped.
+    fn clean(&mut self, mut vms: Vec<VmId>, mut nodes: Vec<NodeId>) {
+        for vm in vms.drain(..) {
+            let Some(slot) = self.vms.get_mut(vm) else { continue };
+            slot.dirty = false;
+            if slot.book.is_none() && slot.pods.is_empty() {
+                self.vms.remove(vm);
+            }
+        }
+        for node in nodes.drain(..) {
+            let Some(slot) = self.nodes.get_mut(node) else { continue };
+            slot.dirty = false;
+            if slot.facts.is_none() && slot.pods == 0 {
+                self.nodes.remove(node);
+            }
+        }
+        // Their memory serves the next event.
+        (self.dirty_vms, self.dirty_nodes) = (vms, nodes);
+    }
+
+    /// Serves the wishes on a node. Adds the VMs that were looked at; says whether what is reserved had changed before.
+    fn settle_wishes(&mut self, node: NodeId, now: Moment, looked: &mut Vec<VmId>) -> bool {
+        let Some(slot) = self.nodes.get_mut(node) else { return false };
+        let changed = std::mem::take(&mut slot.changed);
+        if self.epoch.is_none() || slot.queue.is_empty() {
+            return changed;
+        }
+        let mut queue: Vec<(u64, VmId, bool)> =
+            slot.queue.iter().map(|(rank, vm)| (*rank, *vm, changed)).collect();
+        if matches!(queue[..], [_, (0, ..), ..]) {
+            queue.sort_by(|one, other| {
+                let name = |of: &(u64, VmId, bool)| (of.0, self.vms.name(of.1));
+                name(one).cmp(&name(other))
+            });
+        }
+        // What ends makes room for what waits.
+        for (_, vm, look) in &mut queue {
+            *look |= self.must_look(*vm, node, now);
+            if *look {
+                if let Some(slot) = self.vms.get_mut(*vm) {
+                    slot.unsettled = false;
+                }
+                self.step(*vm, |ledger, vm| ledger.step_growing(vm, now));
+            }
+        }
+        for (_, vm, look) in &mut queue {
+            *look |= self.must_look(*vm, node, now);
+            if *look {
+                self.step(*vm, |ledger, vm| ledger.step_waiting(vm, node, now));
+            }
+        }
+        looked.extend(queue.iter().filter(|(.., look)| *look).map(|(_, vm, _)| *vm));
+        changed
+    }
+
+    /// Whether anything that a wish depends on may have changed.
+    fn must_look(&self, vm: VmId, node: NodeId, now: Moment) -> bool {
+        let changed = |node| self.nodes.get(node).is_some_and(|slot| slot.changed);
+        let Some(slot) = self.vms.get(vm) else { return false };
+        slot.dirty
+            || slot.unsettled
+            || changed(node)
+            || slot.timer.is_some_and(|at| at <= now)
+            || self.primary(vm).and_then(|pod| pod.at).is_some_and(changed)
+    }
+
+    fn step(&mut self, vm: VmId, act: impl FnOnce(&mut Self, VmId)) {
+        let before = self.mark(vm);
+        act(self, vm);
+        if self.mark(vm) != before {
+            self.recount_vm(vm);
+            self.more_to_do(vm);
+        }
+    }
+
+    fn mark(&self, vm: VmId) -> Option<Mark> {
+        let book = self.book(vm)?;
+        let wish = book.wish.as_ref();
+        Some(Mark {
+            wish: wish.map(|wish| (wish.state, wish.ticket, wish.failures, wish.not_before)),
+            newest: book.newest().map(|seal| seal.place()),
+            writing: book.writing.map(|writing| writing.seal.place()),
+        })
+    }
+
+    /// Orders what the pods of a node need, as far as that may have changed since the last time.
+    fn settle_pods(&mut self, node: NodeId, changed: bool, now: Moment) {
+        let Some(slot) = self.nodes.get(node).filter(|slot| !slot.restless.is_empty()) else {
+            return;
+        };
+        let mut pods: Vec<_> = slot.restless.iter().copied().collect();
+        self.pods.sort(&mut pods);
+        for pod in pods {
+            let changed = changed || self.nodes.get(node).is_some_and(|slot| slot.changed);
+            let look = |slot: &&mut PodSlot| {
+                changed || slot.stale || slot.timer.is_some_and(|at| at <= now)
+            };
+            let Some(slot) = self.pods.get_mut(pod).filter(look) else { continue };
+            slot.stale = false;
+            let (vm, before) = (slot.vm, (slot.book.backed(), slot.book.order));
+            let waits = self.order_resize(pod, now);
+            let Some(slot) = self.pods.get_mut(pod) else { continue };
+            let timer = slot.book.age(now);
+            let same = before == (slot.book.backed(), slot.book.order);
+            self.set_pod_timer(pod, timer);
+            self.recount_pod(pod);
+            if let Some(node) = self.nodes.get_mut(node).filter(|_| !waits && timer.is_none()) {
+                node.restless.remove(&pod);
+            }
+            if let Some(vm) = vm.filter(|_| !same) {
+                self.more_to_do(vm);
+            }
+        }
+    }
+}
