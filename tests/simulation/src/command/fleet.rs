@@ -95,10 +95,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let Outcome { quality, recording, events, violation } = fleet.run(&sources);
     let seconds = began.elapsed().as_secs_f64();
     let report = quality.report(None);
-    if let (Some(draft), Some(recording)) = (draft, recording) {
+    let html = recording.map(|recording| {
         let demands = vms().map(|(name, _)| (*name).to_owned()).collect();
-        draft.finish(&page(&subject(args, demands), &report, &recording))?;
-    }
+        page(&subject(args, demands), &report, &recording)
+    });
     let speed = report.vm_hours / seconds;
     let text = if args.json {
         serde_json::to_string(&report)? + "\n"
@@ -106,6 +106,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         table(&[(fleet.brain.name(), report)])
     };
     io::stdout().write_all(text.as_bytes()).context("write the result")?;
+    if let (Some(draft), Some(html)) = (draft, html) {
+        draft.finish(&html)?;
+    }
     let times = args.hours * 3600.0 / seconds;
     eprintln!("{events} events, {seconds:.1} s: {speed:.0} VM-hours a second, {times:.0} x real time");
     if let Some(violation) = violation {
