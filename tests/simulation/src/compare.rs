@@ -86,6 +86,7 @@ pub fn compare(comparison: &Comparison, group: &Group) -> Compared {
                 seed: *seed,
                 end: *end,
                 sleep: true,
+                record: None,
                 checks: false,
             };
             fleet.alone(sources).quality

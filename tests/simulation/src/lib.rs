@@ -14,6 +14,7 @@ pub mod policy;
 pub mod quality;
 pub mod random;
 pub mod replay;
+pub mod report;
 pub mod run;
 pub mod search;
 pub mod timeline;

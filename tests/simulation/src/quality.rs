@@ -37,7 +37,9 @@ pub use self::fleet::{FleetAxisReport, FleetQuality, FleetReport, Percentiles};
 pub use self::report::{AxisReport, VmReport};
 pub use self::table::table;
 
-use self::axis::{Axis, Part};
+pub(crate) use self::axis::Part;
+
+use self::axis::Axis;
 use crate::held::Kills;
 use crate::line::nanos;
 
@@ -84,6 +86,34 @@ pub struct Stretch {
     pub available: Bytes,
 }
 
+impl Stretch {
+    /// What it means for CPU and for memory, if it lasts from one nanosecond to another.
+    pub(crate) fn parts(&self, from: u64, to: u64) -> (Part, Part) {
+        let Self { cpu_wished, memory_wished, memory_held, size, available } = *self;
+        let (wished, cores) = (u64::from(cpu_wished.0), u64::from(size.cpu.0));
+        let used = wished.min(cores);
+        let kernel = size.memory.saturating_sub(available);
+        let taken = |held: Bytes| held.saturating_add(kernel).min(size.memory).0;
+        let cpu = Part {
+            from,
+            to,
+            demand: (wished, wished),
+            supply: cores,
+            used: (used, used),
+            size: cores,
+        };
+        let memory = Part {
+            from,
+            to,
+            demand: (memory_wished.from.0, memory_wished.to.0),
+            supply: available.0,
+            used: (taken(memory_held.from), taken(memory_held.to)),
+            size: size.memory.0,
+        };
+        (cpu, memory)
+    }
+}
+
 /// The quality of one VM's scaling from a moment on.
 #[derive(Debug, Clone)]
 pub struct Quality {
@@ -118,28 +148,10 @@ impl Quality {
     pub fn advance(&mut self, to: Moment, stretch: &Stretch) {
         let (from, to) = (self.now, nanos(to));
         let Some(span) = to.checked_sub(from).filter(|span| *span > 0) else { return };
-        let Stretch { cpu_wished, memory_wished, memory_held, size, available } = *stretch;
-        let (wished, cores) = (u64::from(cpu_wished.0), u64::from(size.cpu.0));
-        let used = wished.min(cores);
-        self.cpu.advance(&Part {
-            from,
-            to,
-            demand: (wished, wished),
-            supply: cores,
-            used: (used, used),
-            size: cores,
-        });
-        let kernel = size.memory.saturating_sub(available);
-        let used = |held: Bytes| held.saturating_add(kernel).min(size.memory).0;
-        self.memory.advance(&Part {
-            from,
-            to,
-            demand: (memory_wished.from.0, memory_wished.to.0),
-            supply: available.0,
-            used: (used(memory_held.from), used(memory_held.to)),
-            size: size.memory.0,
-        });
-        let units = (u128::from(cores) * UNIT / UNIT_CPU).max(u128::from(size.memory.0));
+        let (cpu, memory) = stretch.parts(from, to);
+        self.cpu.advance(&cpu);
+        self.memory.advance(&memory);
+        let units = (u128::from(cpu.size) * UNIT / UNIT_CPU).max(u128::from(memory.size));
         self.units += units * u128::from(span);
         self.lived = self.lived.saturating_add(span);
         self.now = to;

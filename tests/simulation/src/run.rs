@@ -12,6 +12,7 @@ use crate::baseline::Machine;
 use crate::fleet::{Doze, Settings, World};
 use crate::quality::FleetQuality;
 use crate::random::random;
+use crate::report::{Plan, Recording};
 use crate::workload::Source;
 
 /// Nodes of a cluster. A Kubernetes cluster has five thousand at most; smaller ones keep all cores busy.
@@ -67,6 +68,8 @@ pub struct Fleet {
     pub end: Moment,
     /// Nothing is looked at that does not change.
     pub sleep: bool,
+    /// How it goes over time is recorded.
+    pub record: Option<Plan>,
     /// The rules are checked after each event.
     pub checks: bool,
 }
@@ -76,6 +79,8 @@ pub struct Fleet {
 pub struct Outcome {
     /// How well it was scaled.
     pub quality: FleetQuality,
+    /// How it went over time, if that was recorded.
+    pub recording: Option<Recording>,
     /// Events.
     pub events: u64,
     /// The first rule that was broken, if the rules were checked.
@@ -107,6 +112,10 @@ impl Fleet {
         let mut all = Outcome::default();
         for (_, outcome) in outcomes {
             all.quality.merge(&outcome.quality);
+            match (&mut all.recording, outcome.recording) {
+                (Some(recording), Some(other)) => recording.merge(other),
+                (recording, other) => *recording = recording.take().or(other),
+            }
             all.events += outcome.events;
             all.violation = all.violation.or(outcome.violation);
         }
@@ -133,6 +142,8 @@ impl Fleet {
         nodes: usize,
         sources: impl Iterator<Item = (&'a Source, u64)>,
     ) -> Outcome {
+        let mut sources = sources.peekable();
+        let first = sources.peek().map_or(0, |(_, vm)| *vm);
         let settings = Settings {
             seed,
             policy: self.brain.policy(),
@@ -141,6 +152,7 @@ impl Fleet {
             steady_latencies: false,
             detector: self.brain == Brain::Reference,
             measure: true,
+            record: self.record.map(|plan| plan.beginning_with(first)),
             checks: self.checks,
             trace: None,
         };
@@ -165,6 +177,7 @@ impl Fleet {
         world.run(self.end);
         Outcome {
             quality: world.quality(),
+            recording: world.recording(),
             events: world.events(),
             violation: world.violation().map(|it| format!("rule {}: {}", it.rule, it.text)),
         }

@@ -114,6 +114,7 @@ fn world(run: &Run) -> World {
         steady_latencies: false,
         detector: false,
         measure: false,
+        record: None,
         checks: true,
         trace: run.trace,
     };

@@ -1,6 +1,7 @@
 //! `simulate fleet`: a fleet under one policy.
 
 use std::io::{self, Write as _};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -10,6 +11,7 @@ use scheduler_ledger::Amount;
 
 use super::{groups, span};
 use crate::quality::table;
+use crate::report::{Draft, Plan, Subject, page};
 use crate::run::{Brain, Fleet, Outcome, machine};
 use crate::workload::Source;
 
@@ -55,21 +57,28 @@ pub struct Args {
     /// All numbers, as JSON.
     #[arg(long)]
     pub json: bool,
+    /// Writes a page with the numbers and charts over time: one HTML file that needs nothing else.
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
 }
 
 /// Runs the fleet and prints its numbers; the speed goes to the standard error.
 ///
 /// # Errors
-/// The demand does not exist or is wrong, or the result cannot be written.
+/// The demand does not exist or is wrong, or the result or the page cannot be written.
 pub fn run(args: &Args) -> Result<ExitCode> {
     let groups = groups(std::slice::from_ref(&args.trace))?;
-    let mut mix: Vec<&Source> = Vec::new();
+    let mut mix: Vec<(&str, &Source)> = Vec::new();
     for group in &groups {
         for _ in 0..group.weight {
-            mix.extend(&group.sources);
+            mix.extend(group.sources.iter().map(|source| (group.name.as_str(), source)));
         }
     }
-    let sources: Vec<&Source> = mix.iter().copied().cycle().take(args.vms).collect();
+    let vms = || mix.iter().cycle().take(args.vms);
+    let sources: Vec<&Source> = vms().map(|(_, source)| *source).collect();
+    // Before the run, which may be long.
+    let draft = args.report.as_deref().map(Draft::begin).transpose()?;
+    let end = Moment(span(args.hours)?);
     let cpu_millis = args.node_cpus.saturating_mul(1000);
     let fleet = Fleet {
         machine: machine(args.cpus, args.slot),
@@ -77,14 +86,19 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         nodes: args.nodes,
         node: Amount { cpu_millis, memory_bytes: args.node_memory.0 },
         seed: args.seed,
-        end: Moment(span(args.hours)?),
+        end,
         sleep: !args.awake,
+        record: draft.as_ref().map(|_| Plan::new(end, args.vms)),
         checks: args.check,
     };
     let began = Instant::now();
-    let Outcome { quality, events, violation } = fleet.run(&sources);
+    let Outcome { quality, recording, events, violation } = fleet.run(&sources);
     let seconds = began.elapsed().as_secs_f64();
     let report = quality.report(None);
+    let html = recording.map(|recording| {
+        let demands = vms().map(|(name, _)| (*name).to_owned()).collect();
+        page(&subject(args, demands), &report, &recording)
+    });
     let speed = report.vm_hours / seconds;
     let text = if args.json {
         serde_json::to_string(&report)? + "\n"
@@ -92,6 +106,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         table(&[(fleet.brain.name(), report)])
     };
     io::stdout().write_all(text.as_bytes()).context("write the result")?;
+    if let (Some(draft), Some(html)) = (draft, html) {
+        draft.finish(&html)?;
+    }
     let times = args.hours * 3600.0 / seconds;
     eprintln!(
         "{events} events, {seconds:.1} s: {speed:.0} VM-hours a second, {times:.0} x real time"
@@ -101,4 +118,25 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the page is about.
+fn subject(args: &Args, demands: Vec<String>) -> Subject {
+    let policy = args.policy.name();
+    let max = machine(args.cpus, args.slot).max;
+    let (nodes, vms, hours) = (args.nodes, args.vms, args.hours);
+    let on = if nodes == 1 { "node" } else { "nodes" };
+    Subject {
+        title: format!("{vms} VMs on {nodes} {on} for {hours} h: policy {policy}"),
+        parameters: vec![
+            ("Policy", policy.to_owned()),
+            ("Demands", args.trace.clone()),
+            ("VMs", format!("{vms}, of up to {} vCPU and {}", max.cpu, max.memory)),
+            ("Step of memory", args.slot.to_string()),
+            ("Nodes", format!("{nodes}, of {} vCPU and {}", args.node_cpus, args.node_memory)),
+            ("Time", format!("{hours} h")),
+            ("Seed", args.seed.to_string()),
+        ],
+        demands,
+    }
 }

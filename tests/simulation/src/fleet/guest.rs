@@ -18,6 +18,7 @@ use super::object::{KERNEL, for_workload, managed};
 use crate::held::{Held, Kills, Touch};
 use crate::load::Load;
 use crate::quality::{Ends, Quality, Stretch};
+use crate::report::Tap;
 
 /// What a workload wants, load by load.
 pub type Loads = Box<dyn Iterator<Item = Load> + Send>;
@@ -167,6 +168,8 @@ pub(crate) struct Guest {
     scraped_at: Option<Moment>,
     /// How well it is scaled, where that is measured.
     pub(crate) quality: Option<Box<Quality>>,
+    /// How it goes over time, where that is recorded.
+    pub(crate) tap: Option<Box<Tap>>,
     pub(crate) held: Held,
     loads: Loads,
     pub(crate) load: Load,
@@ -210,6 +213,7 @@ impl Guest {
             averages: LoadAverages::default(),
             scraped_at: None,
             quality: None,
+            tap: None,
             held: Held::new(Touch::default()),
             loads,
             load,
@@ -285,6 +289,9 @@ impl Guest {
             available: for_workload(self.size.memory),
         };
         quality.advance(now, &stretch);
+        if let Some(tap) = &mut self.tap {
+            tap.advance(now, &stretch);
+        }
         self.held_since = self.held.at(now);
     }
 

@@ -23,6 +23,7 @@ use super::runner::Runner;
 use crate::held::Kills;
 use crate::quality::{FleetQuality, Quality};
 use crate::random::{Random, random};
+use crate::report::{Plan, Recorder, Recording};
 
 /// Parts of the seed.
 const LATENCIES: u64 = 1;
@@ -57,6 +58,8 @@ pub struct Settings {
     pub detector: bool,
     /// The quality of scaling is measured.
     pub measure: bool,
+    /// How it goes over time is recorded, where the quality is measured.
+    pub record: Option<Plan>,
     /// The rules are checked after every event.
     pub checks: bool,
     /// The messages about this VM are kept as lines of text, and its sizes.
@@ -118,6 +121,7 @@ pub(crate) struct Watch {
 /// Everything there is.
 pub struct World {
     pub(crate) settings: Settings,
+    recorder: Option<Recorder>,
     pub(crate) now: Moment,
     pub(crate) queue: Queue<Happening>,
     pub(crate) nodes: Vec<Node>,
@@ -147,6 +151,7 @@ impl World {
     pub fn new(settings: Settings, nodes: &[Amount]) -> Self {
         let seed = settings.seed;
         Self {
+            recorder: settings.record.map(Recorder::new),
             checks: settings.checks,
             now: Moment::ZERO,
             queue: Queue::new(),
@@ -216,6 +221,8 @@ impl World {
         let mut guest = Guest::new(loads, size, self.settings.detector);
         if self.settings.measure {
             guest.quality = Some(Box::new(Quality::new(self.now)));
+            let tap = self.recorder.as_ref().map(|it| it.tap(self.vm_count(), self.now));
+            guest.tap = tap.map(Box::new);
         }
         Machine {
             object: VmObject::new(limits),
@@ -409,6 +416,9 @@ impl World {
         if let Some(quality) = &mut machine.guest.quality {
             quality.killed(kills);
         }
+        if let Some(tap) = &mut machine.guest.tap {
+            tap.killed(self.now, kills);
+        }
     }
 
     /// The hypervisor has another size.
@@ -462,6 +472,12 @@ impl World {
             }
         }
         fleet
+    }
+
+    /// How it went until the quality was asked for, where that is recorded; once.
+    pub fn recording(&mut self) -> Option<Recording> {
+        let recorder = self.recorder.take()?;
+        Some(recorder.finish(self.vms.iter_mut().filter_map(|machine| machine.guest.tap.take())))
     }
 
     /// The VMs.

@@ -5,13 +5,23 @@ use super::histogram::Waits;
 
 /// A stretch, seen by one resource: demand and use at its two ends.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Part {
-    pub(super) from: u64,
-    pub(super) to: u64,
-    pub(super) demand: (u64, u64),
-    pub(super) supply: u64,
-    pub(super) used: (u64, u64),
-    pub(super) size: u64,
+pub(crate) struct Part {
+    pub(crate) from: u64,
+    pub(crate) to: u64,
+    pub(crate) demand: (u64, u64),
+    pub(crate) supply: u64,
+    pub(crate) used: (u64, u64),
+    pub(crate) size: u64,
+}
+
+impl Part {
+    /// When it is short: one time, for a line crosses a level at most once.
+    pub(crate) fn short(&self) -> Option<(u64, u64)> {
+        let short = shortage(self);
+        let rises = self.demand.1 > self.supply;
+        let since = if rises { self.to - short } else { self.from };
+        (short > 0).then_some((since, since + short))
+    }
 }
 
 /// Sums over time; those of a fleet are the sums of its VMs'. Lines have halves, hence the doubles.
