@@ -31,6 +31,7 @@ fn run(archetype: Archetype, seed: u64, sleep: bool, phase: u64) -> Seen {
         measure: true,
         checks: false,
         trace: Some(0),
+        record: None,
     };
     let machine = machine(8, Bytes::from_mib(128));
     let end = Moment::from_secs(HOURS * 3600);

@@ -16,6 +16,8 @@ use tests_cluster::scenarios::{self, Needs, Scenario};
 use tests_cluster::tally::{Part, Tally};
 use tests_cluster::{cli, down, interrupt, system, tools, up};
 
+/// Hours of a small fleet in which much goes wrong.
+const FAULT_SEEDS: &str = "0..2000";
 const BUILD: Duration = Duration::from_secs(2 * 3600);
 
 /// Checks formatting, lints, tests and the scenarios on a real cluster; the last line says how many passed and failed.
@@ -43,13 +45,16 @@ fn main() -> ExitCode {
 fn run(args: &Args, parts: &mut Vec<Part>) -> Result<()> {
     let root = repo_root()?;
     let cache = Cache::open()?;
-    let progress = Progress::new(&cache, if args.only.is_none() { 3 } else { 0 });
+    let progress = Progress::new(&cache, if args.only.is_none() { 4 } else { 0 });
     if args.only.is_none() {
         tools::need_cargo()?;
         check(&progress, parts, &root, "format", &["fmt", "--all", "--check"]);
         let lint = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
         check(&progress, parts, &root, "lints", &lint);
         parts.push(tests(&progress, &root));
+        let seeds = ["faults", "--seeds", FAULT_SEEDS];
+        let search = ["run", "--release", "--package", "tests-simulation", "--"];
+        check(&progress, parts, &root, "fault search", &[&search[..], &seeds].concat());
     }
     if !args.no_cluster {
         let wanted = |scenario: &Scenario| {
