@@ -58,7 +58,7 @@ impl World {
             .filter(|(index, _)| kept(index))
             .map(|(_, fault)| fault)
             .collect();
-        self.churns = true;
+        self.churns_until = Moment(until);
         moments
     }
 
@@ -253,7 +253,10 @@ impl World {
     /// Ordinary pods come and go; now and then the spec of a VM is edited.
     pub(crate) fn churn(&mut self) {
         let pause = self.churn.random_range(2_000..60_000);
-        self.queue.push(self.now + Duration::from_millis(pause), Happening::Churn);
+        let next = self.now + Duration::from_millis(pause);
+        if next < self.churns_until {
+            self.queue.push(next, Happening::Churn);
+        }
         if self.churn.random_bool(0.2) {
             self.edit();
             return;

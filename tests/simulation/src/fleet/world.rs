@@ -142,7 +142,8 @@ pub struct World {
     pub(crate) events: u64,
     /// Pods that kubelet did not admit.
     pub(crate) rejected: u32,
-    pub(crate) churns: bool,
+    /// Until when ordinary pods come and go, and specs are edited.
+    pub(crate) churns_until: Moment,
 }
 
 impl World {
@@ -171,7 +172,7 @@ impl World {
             trace: VecDeque::new(),
             events: 0,
             rejected: 0,
-            churns: false,
+            churns_until: Moment::ZERO,
             settings,
         }
     }
@@ -268,7 +269,7 @@ impl World {
             self.queue.push(at, Happening::Fault(index, true));
             self.queue.push(at + lasts, Happening::Fault(index, false));
         }
-        if self.churns {
+        if self.churns_until > self.now {
             self.queue.push(Moment::from_secs(10), Happening::Churn);
         }
     }
