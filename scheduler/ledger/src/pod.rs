@@ -111,6 +111,11 @@ impl PodBook {
         self.backed
     }
 
+    /// All that a wish for the VM depends on.
+    pub(crate) fn state(&self) -> (Amount, Amount, Option<Order>) {
+        (self.backed, self.may_have(), self.order)
+    }
+
     /// The most that the main container may have, whatever comes of orders under way.
     pub(crate) fn may_have(&self) -> Amount {
         let Some(runner) = self.facts.runner() else { return Amount::ZERO };

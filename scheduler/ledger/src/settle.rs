@@ -88,7 +88,9 @@ impl Ledger {
         for (_, vm, look) in &mut queue {
             *look |= self.must_look(*vm, node, now);
             if *look {
-                if let Some(slot) = self.vms.get_mut(*vm) {
+                // What is done about a wish is done where the VM runs.
+                let here = self.primary(*vm).is_none_or(|pod| pod.at == Some(node));
+                if let Some(slot) = self.vms.get_mut(*vm).filter(|_| here) {
                     slot.unsettled = false;
                 }
                 self.step(*vm, |ledger, vm| ledger.step_growing(vm, now));
@@ -148,11 +150,11 @@ impl Ledger {
             };
             let Some(slot) = self.pods.get_mut(pod).filter(look) else { continue };
             slot.stale = false;
-            let (vm, before) = (slot.vm, (slot.book.backed(), slot.book.order));
+            let (vm, before) = (slot.vm, slot.book.state());
             let waits = self.order_resize(pod, now);
             let Some(slot) = self.pods.get_mut(pod) else { continue };
             let timer = slot.book.age(now);
-            let same = before == (slot.book.backed(), slot.book.order);
+            let same = before == slot.book.state();
             self.set_pod_timer(pod, timer);
             self.recount_pod(pod);
             if let Some(node) = self.nodes.get_mut(node).filter(|_| !waits && timer.is_none()) {
