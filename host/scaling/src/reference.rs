@@ -47,6 +47,7 @@
 //! | X68 | cache windows drive the goal after their metrics were switched off | dropped at once | `goal::tests::windows_count_only_while_they_are_enabled`, `the_working_set_of_the_cache_counts_until_its_metrics_are_off` |
 //! | | the next step down begins before the hypervisor has made the last one | it waits for it | `down_one_unit_for_each_agreement_and_without_a_calm_spell` |
 //! | | load, memory and cache are asked for over HTTP every 5 and 15 s | the guest says them about once a second | |
+//! | | a denial makes a VM grow, and be denied again, where CPU and memory are not the same number of units | it holds what there is | `a_veto_never_grows_a_vm` |
 //! | | a denial is forgotten when the connection ends | it binds for its 5 s, as every veto | `a_denial_outlives_its_connection` |
 
 mod cache;

@@ -127,7 +127,7 @@ impl Scaler {
             Event::GuestConnected => self.guest.connected(),
             Event::GuestLost => {
                 self.guest.lost();
-                self.reference.lost();
+                self.reference.lost(&self.policy.rules);
             }
         }
     }

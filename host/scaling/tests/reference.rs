@@ -557,3 +557,46 @@ proptest! {
         }
     }
 }
+
+/// Runs with a guest that agrees to nothing below what it has, and tells the largest size.
+fn largest_while_vetoed(world: &mut World, used_mib: u64) -> Size {
+    let rest = world.view.plugged;
+    world.behaviour.veto = Some(rest);
+    world.system = system(0, used_mib);
+    let mut largest = rest;
+    for _ in 0..60 {
+        world.run(seconds(1), Some(NOTHING));
+        largest = largest.max(world.view.plugged);
+    }
+    largest
+}
+
+#[test]
+fn a_veto_never_grows_a_vm() {
+    // The minimum is eight units of CPU, and one of memory.
+    let bounds = limits(size(2000, 1024), size(8000, 32 * 1024), 256);
+    let mut world = World::with(bounds, Policy::reference(config(), UNIT));
+    run(&mut world, system(0, 3500), 20);
+    let rest = world.view.plugged;
+    assert_eq!(largest_while_vetoed(&mut world, 1000), rest);
+    let bounds = limits(UNIT.times(1), UNIT.times(16), 256);
+    let mut world = World::with(bounds, Policy::reference(config(), UNIT));
+    world.behaviour.cap = Some(size(1900, 7 * 1024 + 512));
+    run(&mut world, system(9000, 0), 5);
+    world.behaviour.cap = None;
+    let rest = world.view.plugged;
+    assert_eq!(largest_while_vetoed(&mut world, 0), rest);
+}
+
+#[test]
+fn levels_of_an_earlier_connection_do_not_count() {
+    let mut world = large(config());
+    world.behaviour.veto = Some(UNIT.times(4));
+    run(&mut world, system(0, 0), 3);
+    assert_eq!(world.view.plugged, UNIT.times(4));
+    // The guest is of the version before now: it says no levels.
+    world.connect();
+    world.behaviour.veto = None;
+    run(&mut world, None, 60);
+    assert_eq!(world.view.plugged, UNIT.times(4));
+}

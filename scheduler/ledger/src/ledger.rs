@@ -269,6 +269,11 @@ impl Ledger {
             match who {
                 Who::Pod(pod) => {
                     self.set_pod_timer(pod, None);
+                    // What has become impossible makes room, which wishes are served from in the same turn.
+                    if let Some(slot) = self.pods.get_mut(pod) {
+                        slot.book.age(now);
+                    }
+                    self.recount_pod(pod);
                     let unconfirmed = self.pod(pod).and_then(|book| book.unconfirmed);
                     if unconfirmed.is_some_and(|at| at <= now) {
                         self.look_up(pod, now);

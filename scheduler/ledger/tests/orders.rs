@@ -116,3 +116,43 @@ fn a_growth_beside_what_has_no_room_ends_however_much_happens_meanwhile() {
     assert_eq!((outcome, seal.size), (Outcome::Partial, size(500, 2)));
     assert_eq!(reason, "node n1 has no room: its pods request more than it has");
 }
+
+#[test]
+fn an_order_that_cannot_arrive_any_more_makes_room() {
+    let mut world = World::new(&[node("n1", 8000, 16)]);
+    world.running("a", "n1", size(1000, 2));
+    world.running("b", "n1", size(1000, 2));
+    world.ask("a", 1, size(6000, 2), size(1000, 2));
+    let done = world.take();
+    let [Done::Resize(_, number, _)] = done[..] else { panic!("{done:?}") };
+    // It is wanted no more, and nobody knows whether it was done.
+    world.ask("a", 2, size(1000, 2), size(1000, 2));
+    world.tell(Event::ResizeEnded { pod: "pod-a".into(), number, result: ResizeResult::Unknown });
+    world.take();
+    let mut b = world.vms["vm-b"].clone();
+    (b.autoscaled, b.wanted) = (false, size(4000, 2));
+    world.vm(b);
+    let mut requests = Vec::new();
+    for _ in 0..10 {
+        for done in world.take() {
+            match &done {
+                Done::Resize(_, _, amount) => {
+                    requests.push(*amount);
+                    world.resize(&done);
+                }
+                Done::Approve(_, seal) => {
+                    let written = Event::ApproveEnded {
+                        vm: "vm-b".into(),
+                        generation: seal.generation,
+                        written: true,
+                    };
+                    world.tell(written);
+                    world.patch("b", *seal);
+                }
+                _ => {}
+            }
+        }
+        world.pass(Duration::from_secs(1));
+    }
+    assert_eq!(requests.last(), Some(&cost(size(4000, 2))), "{requests:?}");
+}

@@ -60,9 +60,10 @@ impl State {
         }
     }
 
-    /// What was asked for was asked over a connection that is gone.
-    pub(crate) fn lost(&mut self) {
-        self.requested = None;
+    /// What was said and asked for was so over a connection that is gone: whoever comes back may say less.
+    pub(crate) fn lost(&mut self, rules: &Rules) {
+        (self.requested, self.system, self.windows, self.looked_at) = (None, None, None, None);
+        self.update(rules);
     }
 
     pub(crate) fn system(&self) -> Option<SystemSample> {

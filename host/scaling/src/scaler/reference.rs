@@ -9,7 +9,7 @@ use super::judgement::{Judgement, Reasons};
 use crate::event::Limits;
 use crate::goal::round_up;
 use crate::policy::Reference;
-use crate::reference::{Denied, Goal};
+use crate::reference::{Denied, Desired, Goal};
 
 /// What made a goal of the policy `reference` what it is. Its text leaves out what differs from one measurement to the
 /// next, so that equal decisions are seen to be equal.
@@ -78,7 +78,15 @@ impl Scaler {
         let denied = self.denied(base, now);
         let wanted = self.reference.desired(rules, &self.limits, (base, denied), now);
         let unbounded = rules.unit.times(wanted.goal.units);
-        let desired = on_slots(wanted.size(), denied, &self.limits);
+        // A denial holds, but takes nothing: in whole units it would lead above what the VM has wherever CPU and memory are
+        // not the same number of them, only to be denied there again and again.
+        let without = Desired { denied: None, ..wanted }.size();
+        let size = without.max(wanted.size().min(base));
+        let desired = on_slots(size, denied, &self.limits);
+        let desired = match self.guest.veto(now) {
+            Some(least) => desired.max(least.min(base)),
+            None => desired,
+        };
         let live = self.guest.live(now, rules.silence);
         let cpu = down(u64::from(desired.cpu.0), u64::from(base.cpu.0), live, || {
             u64::from(held.cpu.saturating_sub(rules.unit.cpu).0)
