@@ -1,7 +1,7 @@
 //! The cost of what the ledger is told and asked most: a request that changes nothing, a VM that grows, a pod that is placed.
 //!
 //! Run with `cargo bench -p scheduler-ledger`. Budgets, for a node of 100 VMs: 2 µs for a request that changes nothing, 20 µs for
-//! a whole growth; beside 49 VMs that wait for room that is not there, 50 µs.
+//! a whole growth; beside 49 VMs that wait for room that is not there, 100 µs.
 
 use std::hint::black_box;
 
