@@ -564,10 +564,10 @@ fn largest_while_vetoed(world: &mut World, used_mib: u64) -> Size {
     world.behaviour.veto = Some(rest);
     world.system = system(0, used_mib);
     let mut largest = rest;
-    for _ in 0..60 {
+    (0..60).for_each(|_| {
         world.run(seconds(1), Some(NOTHING));
         largest = largest.max(world.view.plugged);
-    }
+    });
     largest
 }
 
@@ -577,15 +577,13 @@ fn a_veto_never_grows_a_vm() {
     let bounds = limits(size(2000, 1024), size(8000, 32 * 1024), 256);
     let mut world = World::with(bounds, Policy::reference(config(), UNIT));
     run(&mut world, system(0, 3500), 20);
-    let rest = world.view.plugged;
-    assert_eq!(largest_while_vetoed(&mut world, 1000), rest);
+    assert_eq!(largest_while_vetoed(&mut world, 1000), size(2000, 7 * 1024));
     let bounds = limits(UNIT.times(1), UNIT.times(16), 256);
     let mut world = World::with(bounds, Policy::reference(config(), UNIT));
     world.behaviour.cap = Some(size(1900, 7 * 1024 + 512));
     run(&mut world, system(9000, 0), 5);
     world.behaviour.cap = None;
-    let rest = world.view.plugged;
-    assert_eq!(largest_while_vetoed(&mut world, 0), rest);
+    assert_eq!(largest_while_vetoed(&mut world, 0), size(1900, 7 * 1024 + 512));
 }
 
 #[test]
@@ -593,7 +591,6 @@ fn levels_of_an_earlier_connection_do_not_count() {
     let mut world = large(config());
     world.behaviour.veto = Some(UNIT.times(4));
     run(&mut world, system(0, 0), 3);
-    assert_eq!(world.view.plugged, UNIT.times(4));
     // The guest is of the version before now: it says no levels.
     world.connect();
     world.behaviour.veto = None;

@@ -141,13 +141,12 @@ fn an_order_that_cannot_arrive_any_more_makes_room() {
                     world.resize(&done);
                 }
                 Done::Approve(_, seal) => {
-                    let written = Event::ApproveEnded {
-                        vm: "vm-b".into(),
-                        generation: seal.generation,
-                        written: true,
-                    };
-                    world.tell(written);
-                    world.patch("b", *seal);
+                    let mut b = world.vms["vm-b"].clone();
+                    (b.visible, b.plugged, b.obeyed) =
+                        (Some(*seal), Some(seal.size), Some(seal.place()));
+                    let (vm, generation) = (b.uid.clone(), seal.generation);
+                    world.tell(Event::ApproveEnded { vm, generation, written: true });
+                    world.vm(b);
                 }
                 _ => {}
             }

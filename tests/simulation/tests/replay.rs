@@ -107,9 +107,14 @@ fn the_reference_decides_the_same_again_and_headroom_decides_for_itself() {
         ReferenceConfig { enable_lfc_metrics: true, ..ReferenceConfig::default() },
     ] {
         let mut world = world(Policy::reference(config, ComputeUnit::SHIPPED));
-        let pages = (1..=20).map(|minute| minute * 5000);
-        world.event(Event::Cache(Box::new(CacheWindows::new(pages))));
+        let windows = || {
+            let pages = (1..=20).map(|minute| minute * 5000);
+            Event::Cache(Box::new(CacheWindows::new(pages)))
+        };
+        world.event(windows());
         day(&mut world, load);
+        // The day has had another connection, over which they come anew.
+        world.event(windows());
         world.system = Some(load(0).1);
         world.run(seconds(30), Some(size(0, 0)));
         world.event(Event::Asked(size(0, 8192)));

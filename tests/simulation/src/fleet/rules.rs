@@ -151,7 +151,9 @@ impl World {
                     return;
                 }
                 let plugged = machine.runner.as_ref().map(|runner| runner.size());
-                let takes = size.memory < from.memory
+                // What was never approved is not there to be taken.
+                let approved = machine.object.approved.map_or(from.memory, |seal| seal.size.memory);
+                let takes = size.memory < from.memory.min(approved)
                     && plugged.is_some_and(|plugged| size.memory < plugged.memory);
                 let agreed =
                     machine.watched.agreed.filter(|(_, at)| now.since(*at) < AGENT_PATIENCE);
