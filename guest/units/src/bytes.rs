@@ -129,6 +129,20 @@ impl Bytes {
     }
 }
 
+impl Bytes {
+    /// For people: exact where that is short, else in Mi or Gi with one decimal.
+    #[must_use]
+    pub fn short(self) -> String {
+        let exact = self.to_string();
+        if exact.len() <= 6 {
+            return exact;
+        }
+        let (unit, suffix) = if self.0 >= 1 << 30 { (1 << 30, "Gi") } else { (1 << 20, "Mi") };
+        let tenths = u128::from(self.0) * 10 / unit;
+        format!("{}.{}{suffix}", tenths / 10, tenths % 10)
+    }
+}
+
 /// The largest binary suffix that leaves a whole number: `1Gi`, `1500Mi`, `1025`.
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -220,6 +234,20 @@ mod tests {
             let (a, b) = (Bytes(a), Bytes(b));
             prop_assert_eq!(a.checked_add(b).unwrap_or(Bytes(u64::MAX)), a.saturating_add(b));
             prop_assert_eq!(a.checked_sub(b).unwrap_or(Bytes::ZERO), a.saturating_sub(b));
+        }
+    }
+
+    #[test]
+    fn what_people_read_is_short() {
+        for (bytes, text) in [
+            (0, "0"),
+            (1 << 30, "1Gi"),
+            (1536 << 20, "1536Mi"),
+            ((1 << 30) + 12345, "1.0Gi"),
+            (123_456_789, "117.7Mi"),
+            (u64::MAX, "17179869183.9Gi"),
+        ] {
+            assert_eq!(Bytes(bytes).short(), text);
         }
     }
 }

@@ -7,7 +7,7 @@ mod world;
 use std::time::Duration;
 
 use guest_units::{Bytes, Moment, Size};
-use host_scaling::{Action, Event, Why};
+use host_scaling::{Action, Event, Outcome, Why};
 use proptest::prelude::*;
 use world::{Behaviour, World, limits, size};
 
@@ -302,4 +302,21 @@ fn lost_races_are_repeated_at_once_but_not_without_end() {
     world.behaviour = Behaviour::default();
     world.run(Duration::from_secs(6), Some(size(2000, 300)));
     assert_eq!(world.view.plugged.cpu, size(2500, 0).cpu);
+}
+
+#[test]
+fn a_refusal_stays_on_record_while_the_same_is_asked_again() {
+    let mut world = World::new(limits(size(250, 1024), size(4000, 8192), 256));
+    world.behaviour.cap = Some(size(250, 1024));
+    world.run(Duration::from_secs(5), Some(size(2000, 512)));
+    let asked = world.log.len();
+    for step in 0..2000 {
+        if step % 200 == 0 {
+            world.sample(size(2000, 512));
+        }
+        world.until(world.now + Duration::from_millis(5));
+        let last = world.scaler.decisions().last().expect("it is denied");
+        assert!(matches!(last.outcome, Outcome::Denied { .. }), "{last:?}");
+    }
+    assert!(world.log.len() > asked + 2, "it has been asked again");
 }

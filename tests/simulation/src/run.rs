@@ -11,14 +11,11 @@ use scheduler_ledger::Amount;
 use crate::baseline::Machine;
 use crate::fleet::{Doze, Settings, World};
 use crate::quality::FleetQuality;
-use crate::random::random;
 use crate::report::{Plan, Recording};
 use crate::workload::Source;
 
 /// Nodes of a cluster. A Kubernetes cluster has five thousand at most; smaller ones keep all cores busy.
 const CLUSTER: usize = 100;
-/// Part of the seed.
-const PHASES: u64 = 50;
 
 /// The shipped policies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -149,7 +146,6 @@ impl Fleet {
             policy: self.brain.policy(),
             doze: if self.sleep { Doze::Exact } else { Doze::Never },
             sleep: self.sleep,
-            steady_latencies: false,
             detector: self.brain == Brain::Reference,
             measure: true,
             record: self.record.map(|plan| plan.beginning_with(first)),
@@ -172,8 +168,7 @@ impl Fleet {
             let node = u32::try_from(index % nodes).unwrap_or_default();
             world.add_running(limits, size, node, loads);
         }
-        let mut phases = random(seed, PHASES);
-        world.begin_spread(&mut phases);
+        world.begin();
         world.run(self.end);
         Outcome {
             quality: world.quality(),

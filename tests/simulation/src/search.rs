@@ -111,7 +111,6 @@ fn world(run: &Run) -> World {
         policy: Policy::default(),
         doze: Doze::Coarse,
         sleep: true,
-        steady_latencies: false,
         detector: false,
         measure: false,
         record: None,

@@ -37,12 +37,14 @@ const KINDS: [(Family, Bug, u64); 19] = [
 ];
 
 /// Bugs by the rule that they break first.
-const RULES: [(u8, Bug); 10] = [
+const RULES: [(u8, Bug); 12] = [
     (1, Bug::ExtenderBelievesOrders),
     (2, Bug::RunnerIgnoresVeto),
+    (2, Bug::AgentForgetsVeto),
     (3, Bug::ExtenderKeepsEpoch),
     (4, Bug::AgentIgnoresMinimum),
     (5, Bug::RunnerTakesOldOrders),
+    (5, Bug::OperatorIgnoresGate),
     (6, Bug::OperatorForgetsPods),
     (7, Bug::ExtenderDropsRequests),
     (8, Bug::OperatorKillsUnreachable),
@@ -86,14 +88,23 @@ fn no_rule_is_broken() {
     }
 }
 
-/// What the search has found, by seed and faults.
+/// Seeds at which the search itself was wrong: users wrote sizes while all was to come to rest; what was never approved
+/// counted as taken. What it has found in the brains is tested with each of them.
 #[test]
-fn what_was_found_before_stays_away() {
-    // A refusal was not on record while the same was asked for again: seed 1, without any fault.
-    let seeds = [(1, Some(Vec::new())), (36, Some(vec![1, 2])), (89, Some(vec![5, 6]))];
-    for (seed, only) in seeds {
-        let run = Run { seed, only, ..Run::default() };
+fn what_was_no_fault_is_none() {
+    for (seed, only) in [(229, vec![4]), (1239, vec![0, 1, 3])] {
+        let run = Run { seed, only: Some(only), ..Run::default() };
         assert_eq!(search(&run).violation, None, "seed {seed}");
+    }
+}
+
+/// No bug is there that nothing has found.
+#[test]
+fn every_bug_is_looked_for() {
+    let looked_for: Vec<Bug> =
+        KINDS.map(|(_, bug, _)| bug).into_iter().chain(RULES.map(|(_, bug)| bug)).collect();
+    for bug in Bug::value_variants() {
+        assert!(looked_for.contains(bug), "{bug:?}");
     }
 }
 

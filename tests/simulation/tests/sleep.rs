@@ -26,7 +26,6 @@ fn run(archetype: Archetype, seed: u64, sleep: bool, phase: u64) -> Seen {
         policy: Policy::default(),
         doze: if sleep { Doze::Exact } else { Doze::Never },
         sleep,
-        steady_latencies: false,
         detector: false,
         measure: true,
         checks: false,

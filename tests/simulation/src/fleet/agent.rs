@@ -51,7 +51,7 @@ impl World {
         if !self.nodes[node as usize].agent_up {
             return;
         }
-        let ours = object.node == Some(node) && object.plugged.is_some() && !object.gone;
+        let ours = object.node == Some(node) && object.plugged.is_some();
         let known = self.vms[vm as usize].agent.as_ref().is_some_and(|agent| agent.node == node);
         match (ours, known) {
             (true, false) => self.adopt(node, vm, object),
@@ -70,7 +70,7 @@ impl World {
     fn adopt(&mut self, node: NodeId, vm: VmId, object: &VmObject) {
         let wall = i64::try_from(self.now.0.as_millis()).unwrap_or(i64::MAX);
         let first = WALL_MS + wall + self.nodes[node as usize].clock_ms;
-        let policy = self.settings.policy_of(vm);
+        let policy = self.settings.policy;
         let first = u64::try_from(first).unwrap_or(1);
         let mut limits = object.limits;
         match self.bug {
@@ -214,16 +214,13 @@ impl World {
         match message {
             Message::PermitAnswer { vm, life, generation, seal, reason } => {
                 self.closed(vm, generation);
-                let forgets = self.bug == Some(Bug::AgentTakesAnyAnswer);
                 let Some(agent) = self.task(vm, life) else { return };
-                let meant = if forgets { agent.asking } else { Some(generation) };
-                if agent.asking != Some(generation) && !forgets {
+                if agent.asking != Some(generation) {
                     return;
                 }
                 agent.asking = None;
                 let served = agent.short && agent.wanted.fits_in(seal.size);
                 agent.short &= !served;
-                let generation = meant.unwrap_or(generation);
                 let permit = seal.size;
                 agent.scaler.handle(Event::PermitAnswered { generation, permit, reason }, now);
                 if agent.scaler.permit_generation() == Some(generation) {

@@ -67,10 +67,8 @@ impl World {
                 }
                 for vm in all {
                     let object = self.vms[vm as usize].object;
-                    if !object.gone {
-                        self.operator_sees(vm, &object);
-                        self.operator_looks_for_pod(vm);
-                    }
+                    self.operator_sees(vm, &object);
+                    self.operator_looks_for_pod(vm);
                 }
             }
             Watcher::Agent(node) => {
@@ -166,7 +164,7 @@ impl World {
         let object = &mut self.vms[vm as usize].object;
         let stale =
             seal.is_some_and(|seal| object.approved.is_some_and(|old| old.place() > seal.place()));
-        let fits = object.pod == Some(pod) && object.spec == from && !object.gone && !stale;
+        let fits = object.pod == Some(pod) && object.spec == from && !stale;
         if !fits || self.faults.conflict() {
             let seen = Some(Box::new(*object));
             return Message::PatchFailed { vm, life, generation, raced: true, seen };
@@ -234,14 +232,6 @@ impl World {
         if let Some(node) = node {
             self.nodes[node as usize].pods.retain(|other| *other != pod);
             self.room_on(node);
-        }
-        if let Owner::Vm(vm) = self.pods[pod as usize].owner {
-            let object = &mut self.vms[vm as usize].object;
-            let others = self.pods.iter().any(|pod| pod.owner == Owner::Vm(vm) && !pod.gone);
-            if object.deleting && !others {
-                object.gone = true;
-                self.vm_changed(vm);
-            }
         }
     }
 
@@ -324,7 +314,6 @@ impl World {
     fn admit(&mut self, pod: PodId, node: NodeId, object: &Pod) {
         let room = self.nodes[node as usize].allocatable;
         if !(self.held_on(node, pod) + object.spec).fits_in(room) {
-            self.rejected += 1;
             self.pod_fails(pod);
             return;
         }

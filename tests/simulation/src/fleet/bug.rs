@@ -3,8 +3,6 @@
 /// A part that does wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub enum Bug {
-    /// The agent takes a late answer of the scheduler for the one it waits for.
-    AgentTakesAnyAnswer,
     /// The agent takes a veto for consent.
     AgentForgetsVeto,
     /// The operator orders whatever the spec asks for.

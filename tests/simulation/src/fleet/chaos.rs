@@ -239,9 +239,6 @@ impl World {
     fn edit(&mut self) {
         let vm = self.churn.random_range(0..self.vm_count());
         let object = &mut self.vms[vm as usize].object;
-        if object.gone || object.deleting {
-            return;
-        }
         let Limits { min, max, slot } = object.limits;
         let slots = (max.memory.0 - min.memory.0) / slot.0;
         let memory = min.memory.0 + slot.0 * self.churn.random_range(0..=slots);

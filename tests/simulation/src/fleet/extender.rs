@@ -89,19 +89,15 @@ impl World {
         ledger.handle(Event::PodsListed(uids), now);
         let mut uids = BTreeSet::new();
         for (vm, machine) in (0_u32..).zip(&self.vms) {
-            if !machine.object.gone {
-                uids.insert(vm_name(vm));
-                ledger.handle(Event::Vm(machine.object.facts(vm)), now);
-            }
+            uids.insert(vm_name(vm));
+            ledger.handle(Event::Vm(machine.object.facts(vm)), now);
         }
         ledger.handle(Event::VmsListed(uids), now);
         self.run_ledger();
     }
 
     pub(crate) fn extender_sees(&mut self, vm: VmId, object: &VmObject) {
-        let event =
-            if object.gone { Event::VmGone(vm_name(vm)) } else { Event::Vm(object.facts(vm)) };
-        self.tell_ledger(event);
+        self.tell_ledger(Event::Vm(object.facts(vm)));
     }
 
     pub(crate) fn extender_sees_pod(&mut self, pod: PodId, object: &Pod) {

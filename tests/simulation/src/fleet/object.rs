@@ -46,8 +46,6 @@ pub(crate) struct VmObject {
     pub(crate) pod: Option<PodId>,
     /// Where it runs; absent while it does not.
     pub(crate) node: Option<NodeId>,
-    pub(crate) deleting: bool,
-    pub(crate) gone: bool,
     pub(crate) version: u64,
 }
 
@@ -61,8 +59,6 @@ impl VmObject {
             obeyed: None,
             pod: None,
             node: None,
-            deleting: false,
-            gone: false,
             version: 0,
         }
     }
@@ -97,7 +93,7 @@ impl VmObject {
             obeyed: self.obeyed,
             plugged: self.plugged,
             pod_name: self.pod.map(pod_name),
-            deleting: self.deleting,
+            deleting: false,
         }
     }
 }

@@ -50,7 +50,7 @@ fn desired(object: &VmObject, ungated: bool) -> Desired {
         max: object.limits.max,
         slot: object.limits.slot,
         restart: Restart::Always,
-        deleting: object.deleting,
+        deleting: false,
         approved,
         revision: None,
         invalid: None,
@@ -77,10 +77,6 @@ fn facts(number: PodId, pod: &Pod) -> PodFacts {
 impl World {
     /// The operator sees a VM.
     pub(crate) fn operator_sees(&mut self, vm: VmId, object: &VmObject) {
-        if object.gone {
-            self.vms[vm as usize].life = None;
-            return;
-        }
         let now = self.now;
         let ungated = self.bug == Some(Bug::OperatorIgnoresGate);
         let machine = &mut self.vms[vm as usize];

@@ -43,9 +43,6 @@ impl World {
     }
 
     pub(crate) fn draw_span(&mut self, median: Duration) -> Duration {
-        if self.settings.steady_latencies {
-            return median;
-        }
         let normal: f64 = StandardNormal.sample(&mut self.latencies);
         median.mul_f64((normal * SPREAD).exp().min(WORST))
     }

@@ -266,7 +266,7 @@ impl World {
         let machine = &self.vms[vm as usize];
         let object = &self.pods[pod as usize];
         let runs = machine.runner.as_ref().is_some_and(|runner| runner.pod == pod);
-        let wanted = !machine.object.deleting && machine.object.pod == Some(pod);
+        let wanted = machine.object.pod == Some(pod);
         if runs && wanted && !object.failed && object.terminating_since.is_none() {
             self.broken(8, vm, format!("p{pod} is deleted while its VM runs"));
         }
@@ -285,9 +285,6 @@ impl World {
 
     fn unrest(&self, vm: VmId) -> Option<String> {
         let machine = &self.vms[vm as usize];
-        if machine.object.gone || machine.object.deleting {
-            return None;
-        }
         let Some(runner) = &machine.runner else {
             let waits = machine.object.pod.is_some_and(|pod| self.extender.waiting.contains(&pod));
             return (!waits).then(|| "it does not run, and waits for no node".to_owned());

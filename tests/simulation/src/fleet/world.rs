@@ -6,7 +6,6 @@ use std::time::Duration;
 use controller_lifecycle::{Phase, Status};
 use guest_units::{Moment, Size};
 use host_scaling::{Limits, Policy};
-use rand::RngExt as _;
 use scheduler_ledger::{Amount, Seal};
 
 use super::agent::Agent;
@@ -52,8 +51,6 @@ pub struct Settings {
     pub doze: Doze,
     /// VMs at which nothing changes are not looked at, until shortly before their workload changes.
     pub sleep: bool,
-    /// Every message takes the median time.
-    pub steady_latencies: bool,
     /// In the guests is the reference's detector in place of the shipped policy.
     pub detector: bool,
     /// The quality of scaling is measured.
@@ -64,12 +61,6 @@ pub struct Settings {
     pub checks: bool,
     /// The messages about this VM are kept as lines of text, and its sizes.
     pub trace: Option<u32>,
-}
-
-impl Settings {
-    pub(crate) fn policy_of(&self, _vm: VmId) -> Policy {
-        self.policy
-    }
 }
 
 /// A VM with all that serves it.
@@ -140,8 +131,6 @@ pub struct World {
     pub(crate) violation: Option<Violation>,
     pub(crate) trace: VecDeque<String>,
     pub(crate) events: u64,
-    /// Pods that kubelet did not admit.
-    pub(crate) rejected: u32,
     /// Until when ordinary pods come and go, and specs are edited.
     pub(crate) churns_until: Moment,
 }
@@ -171,7 +160,6 @@ impl World {
             violation: None,
             trace: VecDeque::new(),
             events: 0,
-            rejected: 0,
             churns_until: Moment::ZERO,
             settings,
         }
@@ -207,16 +195,6 @@ impl World {
         vm
     }
 
-    /// Adds a VM that has no pod yet.
-    pub fn add(&mut self, limits: Limits, loads: Loads) -> u32 {
-        let vm = self.vm_count();
-        let machine = self.machine(limits, limits.min, loads);
-        self.vms.push(machine);
-        self.vm_changed(vm);
-        self.workload_changed(vm);
-        vm
-    }
-
     fn machine(&self, limits: Limits, size: Size, loads: Loads) -> Machine {
         let sizes = (self.settings.trace == Some(self.vm_count())).then(Vec::new);
         let mut guest = Guest::new(loads, size, self.settings.detector);
@@ -241,15 +219,6 @@ impl World {
             scale_ups: (0, 0),
             kills: 0,
             sizes,
-        }
-    }
-
-    /// Like [`Self::begin`], and the guests' monitors start at any moment of a second, as they would have.
-    pub fn begin_spread(&mut self, phases: &mut Random) {
-        self.begin();
-        for vm in 0..self.vm_count() {
-            let phase = Duration::from_micros(phases.random_range(0..1_000_000));
-            self.look_at(vm, self.now + phase);
         }
     }
 

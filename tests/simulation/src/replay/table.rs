@@ -1,6 +1,6 @@
 //! Old and new decisions side by side, as aligned text.
 
-use guest_units::{Bytes, Size};
+use guest_units::Size;
 
 use super::record::{Inputs, Record};
 use super::{Again, Row};
@@ -56,7 +56,7 @@ fn short(inputs: &Inputs, from: Size) -> String {
     if let Some(system) = inputs.reference.as_ref().and_then(|reference| reference.system) {
         let [short, long] =
             [system.load1_milli, system.load5_milli].map(|milli| f64::from(milli) / 1000.0);
-        words.push(format!("load {short:.2}/{long:.2} usage {}", memory(system.memory_usage)));
+        words.push(format!("load {short:.2}/{long:.2} usage {}", system.memory_usage.short()));
     }
     if !inputs.guest_live {
         words.push("guest silent".to_owned());
@@ -65,18 +65,7 @@ fn short(inputs: &Inputs, from: Size) -> String {
 }
 
 fn size(size: Size) -> String {
-    format!("{}/{}", size.cpu, memory(size.memory))
-}
-
-/// Exact where that is short, else in Mi or Gi with one decimal.
-fn memory(bytes: Bytes) -> String {
-    let exact = bytes.to_string();
-    if exact.len() <= 6 {
-        return exact;
-    }
-    let (unit, suffix) = if bytes.0 >= 1 << 30 { (1 << 30, "Gi") } else { (1 << 20, "Mi") };
-    let tenths = u128::from(bytes.0) * 10 / unit;
-    format!("{}.{}{suffix}", tenths / 10, tenths % 10)
+    format!("{}/{}", size.cpu, size.memory.short())
 }
 
 /// No control characters, and not endless.
