@@ -58,7 +58,7 @@ impl Vm {
 
     fn next_status(&self, now: Moment, actions: &mut Actions) {
         // Until somebody has looked at the pod, the stored status is better than a guess.
-        if self.pod == Pod::Unknown || self.writing {
+        if self.pod == Pod::Unknown || self.writing.is_some() {
             return;
         }
         let status = self.status(now);

@@ -93,7 +93,8 @@ pub struct Vm {
     /// The last order's generation.
     pub(crate) generation: u64,
     pub(crate) written: Option<Status>,
-    pub(crate) writing: bool,
+    /// Handed out and not answered yet.
+    pub(crate) writing: Option<Status>,
     pub(crate) write_pause: Backoff,
     pub(crate) notices: VecDeque<Notice>,
 }
@@ -141,7 +142,7 @@ impl Vm {
             cpu: Resource::default(),
             memory: Resource::default(),
             generation: 0,
-            writing: false,
+            writing: None,
             write_pause: Backoff::default(),
             notices: VecDeque::new(),
         }
@@ -209,13 +210,15 @@ impl Vm {
                 let _known = self.cpu.lost(generation, &reason, cpu, now)
                     || self.memory.lost(generation, &reason, memory, now);
             }
+            // Said once more, or of a write that was given up, it says nothing about what is stored now.
             Event::StatusWritten(status) => {
-                self.writing = false;
-                self.write_pause.reset();
-                self.written = Some(status);
+                if let Some(written) = self.writing.take_if(|writing| *writing == status) {
+                    self.write_pause.reset();
+                    self.written = Some(written);
+                }
             }
             Event::StatusFailed => {
-                self.writing = false;
+                self.writing = None;
                 self.write_pause.fail(now, WRITE_PAUSE.0, WRITE_PAUSE.1);
             }
         }
@@ -348,7 +351,7 @@ impl Vm {
                     }
                 }
             }
-            Action::WriteStatus(_) => self.writing = true,
+            Action::WriteStatus(status) => self.writing = Some(status),
             Action::Tell(notice) => {
                 if self.notices.front() == Some(&notice) {
                     self.notices.pop_front();

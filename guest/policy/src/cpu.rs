@@ -11,7 +11,7 @@ use std::time::Duration;
 use guest_units::{MilliCpu, Moment};
 
 use crate::reading::CpuReading;
-use crate::window::{Window, per_second, permille};
+use crate::window::{Window, micros, per_second, permille, share};
 
 /// Long enough that a reload of settings or one new connection on a quarter of a CPU is no demand; short enough to be
 /// served within a second of a real load's beginning.
@@ -151,10 +151,11 @@ impl Cpu {
 
     fn average_queue(&mut self, runnable: u32, now: Moment) {
         let passed = self.last.map_or(Duration::MAX, |(at, _)| now.since(at)).min(QUEUE_MEMORY * 4);
-        let (passed, memory) = (passed.as_micros(), QUEUE_MEMORY.as_micros());
-        let fresh = u128::from(runnable) * 1000 * passed;
-        let mixed = (u128::from(self.queue_milli) * memory + fresh) / (passed + memory);
-        self.queue_milli = u64::try_from(mixed).unwrap_or(u64::MAX);
+        let (passed, memory) = (micros(passed), micros(QUEUE_MEMORY));
+        // At most 2^32 threads, in thousandths, times a second in microseconds: it fits.
+        let fresh = u64::from(runnable) * 1000 * passed;
+        self.queue_milli =
+            self.queue_milli.saturating_mul(memory).saturating_add(fresh) / (passed + memory);
     }
 
     fn judge(&self, reading: &CpuReading, now: Moment) -> CpuView {
@@ -245,7 +246,7 @@ fn throttled_permille(then: &CpuReading, now: &CpuReading) -> u16 {
     if periods < 2 {
         return 0;
     }
-    u16::try_from(u128::from(throttled) * 1000 / u128::from(periods)).unwrap_or(1000)
+    u16::try_from(share(throttled, 1000, periods)).unwrap_or(1000)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use guest_units::{Bytes, Moment};
 
 use crate::reading::{MemoryReading, Zones};
 use crate::tuning::Tuning;
-use crate::window::{Window, faded, per_second, permille};
+use crate::window::{Window, faded, per_second, permille, share};
 
 /// Growth is measured over each of these, and the steepest counts.
 const SPANS: [Duration; 4] = [
@@ -102,8 +102,7 @@ impl MemoryView {
         if self.slope_per_second.is_zero() {
             return None;
         }
-        let micros = u128::from(self.usable.0) * 1_000_000 / u128::from(self.slope_per_second.0);
-        Some(Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX)))
+        Some(Duration::from_micros(share(self.usable.0, 1_000_000, self.slope_per_second.0)))
     }
 }
 

@@ -11,6 +11,7 @@ use crate::memory::Memory;
 use crate::reading::Reading;
 use crate::tuning::Tuning;
 use crate::veto::{self, Verdict};
+use crate::window::share;
 
 /// Zones are read this often; it is the most expensive file.
 const ZONES_EVERY: Duration = Duration::from_secs(5);
@@ -174,8 +175,7 @@ impl Policy {
     fn interval(&self) -> Duration {
         let Tuning { fastest, slowest, busy, .. } = self.tuning;
         let (cpu, memory) = (self.cpu.view(), self.memory.view());
-        let spare = u128::from(memory.usable.0) * 1_000_000 / u128::from(BURST_PER_SECOND.0);
-        let burst = Duration::from_micros(u64::try_from(spare).unwrap_or(u64::MAX));
+        let burst = Duration::from_micros(share(memory.usable.0, 1_000_000, BURST_PER_SECOND.0));
         let lasts = memory.time_left().map_or(slowest, |left| left / LOOKS);
         let idle = cpu.use_short.0 <= cpu.capacity.0 / IDLE_DIVISOR;
         let active = if idle && !cpu.saturated { slowest } else { busy };

@@ -8,53 +8,84 @@ use guest_units::Moment;
 /// Values that are at least `spacing` apart, at most `capacity` of them.
 #[derive(Debug, Clone)]
 pub(crate) struct Window<T> {
-    values: VecDeque<(Moment, T)>,
+    /// When each value was, in nanoseconds: looked through on every reading, so kept close together.
+    times_ns: VecDeque<u64>,
+    values: VecDeque<T>,
     capacity: usize,
-    spacing: Duration,
+    spacing_ns: u64,
 }
 
 impl<T: Copy> Window<T> {
     pub(crate) fn new(capacity: usize, spacing: Duration) -> Self {
-        Self { values: VecDeque::with_capacity(capacity), capacity, spacing }
+        Self {
+            times_ns: VecDeque::with_capacity(capacity),
+            values: VecDeque::with_capacity(capacity),
+            capacity,
+            spacing_ns: nanos(spacing),
+        }
     }
 
     /// Keeps the value, unless the last one is too close.
     pub(crate) fn push(&mut self, now: Moment, value: T) {
-        if self.values.back().is_some_and(|(at, _)| now.since(*at) < self.spacing) {
+        let now_ns = nanos(now.0);
+        if self.times_ns.back().is_some_and(|at| now_ns.saturating_sub(*at) < self.spacing_ns) {
             return;
         }
         if self.values.len() == self.capacity {
+            self.times_ns.pop_front();
             self.values.pop_front();
         }
-        self.values.push_back((now, value));
+        self.times_ns.push_back(now_ns);
+        self.values.push_back(value);
     }
 
     /// The newest value that is at least `span` old; without one the oldest. With its age, never 0.
     pub(crate) fn before(&self, now: Moment, span: Duration) -> Option<(Duration, T)> {
-        let old_enough = self.values.partition_point(|(at, _)| now.since(*at) >= span);
-        let (at, value) = self.values.get(old_enough.saturating_sub(1))?;
-        let age = now.since(*at);
-        (!age.is_zero()).then_some((age, *value))
+        let (now_ns, span_ns) = (nanos(now.0), nanos(span));
+        // From the newest on: readings come as regularly as they are looked for, so it is mostly as far as the last time.
+        let old_enough = self.times_ns.iter().rposition(|at| now_ns.saturating_sub(*at) >= span_ns);
+        let index = old_enough.unwrap_or(0);
+        let (at, value) = (self.times_ns.get(index)?, self.values.get(index)?);
+        let age = now_ns.saturating_sub(*at);
+        (age > 0).then_some((Duration::from_nanos(age), *value))
     }
 
     /// All values, oldest first.
     pub(crate) fn values(&self) -> impl Iterator<Item = T> {
-        self.values.iter().map(|(_, value)| *value)
+        self.values.iter().copied()
     }
 
     pub(crate) fn clear(&mut self) {
+        self.times_ns.clear();
         self.values.clear();
     }
 }
 
+/// Wide enough for centuries.
+fn nanos(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// `value * part / whole`, rounded down. Nearly always narrow enough for the machine's own division.
+pub(crate) fn share(value: u64, part: u64, whole: u64) -> u64 {
+    let whole = whole.max(1);
+    value.checked_mul(part).map_or_else(
+        || {
+            let wide = u128::from(value) * u128::from(part) / u128::from(whole);
+            u64::try_from(wide).unwrap_or(u64::MAX)
+        },
+        |narrow| narrow / whole,
+    )
+}
+
+/// Of a span.
+pub(crate) fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// A difference as a rate per second.
 pub(crate) fn per_second(difference: u64, span: Duration) -> u64 {
-    let micros = span.as_micros().max(1);
-    // Nearly always narrow enough for the machine's own division.
-    if let (Some(wide), Ok(micros)) = (difference.checked_mul(1_000_000), u64::try_from(micros)) {
-        return wide / micros;
-    }
-    u64::try_from(u128::from(difference) * 1_000_000 / micros).unwrap_or(u64::MAX)
+    share(difference, 1_000_000, micros(span))
 }
 
 /// Microseconds of a span as thousandths of it, at most all of it.
@@ -65,9 +96,7 @@ pub(crate) fn permille(usec: u64, span: Duration) -> u16 {
 
 /// What is left of a value that fades linearly to nothing over `life`.
 pub(crate) fn faded(value: u64, age: Duration, life: Duration) -> u64 {
-    let left = life.saturating_sub(age).as_micros();
-    let share = u128::from(value) * left / life.as_micros().max(1);
-    u64::try_from(share).unwrap_or(u64::MAX)
+    share(value, micros(life.saturating_sub(age)), micros(life))
 }
 
 #[cfg(test)]

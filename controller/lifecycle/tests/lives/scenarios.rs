@@ -424,6 +424,20 @@ fn a_new_leader_waits_for_what_the_old_one_ordered() {
 }
 
 #[test]
+fn a_status_that_is_said_to_be_written_once_more_is_not_what_is_stored() {
+    let mut world = World::running(desired());
+    let old = world.status.clone();
+    grow(&mut world, 2000, 4);
+    world.order_ends(Ending::Done);
+    world.order_ends(Ending::Done);
+    let new = world.status.clone();
+    assert!(new.obeyed > old.obeyed, "{new:?}");
+    world.tell(Event::StatusWritten(old));
+    world.later(60);
+    assert_eq!(world.status, new);
+}
+
+#[test]
 fn an_answer_that_was_overtaken_is_ignored() {
     let mut world = World::running(desired());
     grow(&mut world, 250, 8);

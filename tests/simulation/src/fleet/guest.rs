@@ -32,7 +32,7 @@ const WAKES: Duration = Duration::from_millis(1200);
 /// So little memory changes nothing.
 const CREEP: Bytes = Bytes::from_mib(1);
 /// Of the CPU quota.
-const PERIOD: Duration = Duration::from_millis(100);
+const PERIOD_MS: u64 = 100;
 /// Page cache of the programs that any system runs.
 const PROGRAMS: Bytes = Bytes::from_mib(32);
 /// The kernel reclaims, and threads wait for it, when less than this is left.
@@ -265,8 +265,7 @@ impl Guest {
             self.counters.waited += passed;
         }
         if !used.is_zero() {
-            let number =
-                |at: Moment| u64::try_from(at.0.as_nanos() / PERIOD.as_nanos()).unwrap_or(0);
+            let number = |at: Moment| u64::try_from(at.0.as_millis()).unwrap_or(0) / PERIOD_MS;
             let periods = number(now).saturating_sub(number(self.counted_at));
             self.counters.periods += periods;
             self.counters.throttled += if short { periods } else { 0 };
@@ -348,7 +347,10 @@ impl Guest {
         self.count(now);
         let Counters { used, waited, periods, throttled, memory_waited } = self.counters;
         let usec = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
-        let used = u64::try_from(used / 1_000_000).unwrap_or(u64::MAX);
+        let used = u64::try_from(used).map_or_else(
+            |_| u64::try_from(used / 1_000_000).unwrap_or(u64::MAX),
+            |narrow| narrow / 1_000_000,
+        );
         let total = managed(self.size.memory);
         let hard = self.hard(now).min(total);
         let left = total.saturating_sub(hard);

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::time::Duration;
 
 use guest_units::Moment;
 
@@ -14,14 +15,14 @@ pub(crate) struct Queue<T> {
 
 #[derive(Debug, Clone)]
 struct Entry<T> {
-    at: Moment,
+    at_ns: u64,
     count: u64,
     what: T,
 }
 
 impl<T> PartialEq for Entry<T> {
     fn eq(&self, other: &Self) -> bool {
-        (self.at, self.count) == (other.at, other.count)
+        (self.at_ns, self.count) == (other.at_ns, other.count)
     }
 }
 
@@ -35,7 +36,7 @@ impl<T> PartialOrd for Entry<T> {
 
 impl<T> Ord for Entry<T> {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        (self.at, self.count).cmp(&(other.at, other.count))
+        (self.at_ns, self.count).cmp(&(other.at_ns, other.count))
     }
 }
 
@@ -46,16 +47,22 @@ impl<T> Queue<T> {
 
     pub(crate) fn push(&mut self, at: Moment, what: T) {
         self.count += 1;
-        self.heap.push(Reverse(Entry { at, count: self.count, what }));
+        self.heap.push(Reverse(Entry { at_ns: nanos(at), count: self.count, what }));
     }
 
     /// The next one, if it happens no later than `until`.
     pub(crate) fn pop(&mut self, until: Moment) -> Option<(Moment, T)> {
-        if self.heap.peek().is_none_or(|Reverse(entry)| entry.at > until) {
+        if self.heap.peek().is_none_or(|Reverse(entry)| entry.at_ns > nanos(until)) {
             return None;
         }
-        self.heap.pop().map(|Reverse(entry)| (entry.at, entry.what))
+        let Reverse(Entry { at_ns, what, .. }) = self.heap.pop()?;
+        Some((Moment(Duration::from_nanos(at_ns)), what))
     }
+}
+
+/// Wide enough for centuries, and compared at once.
+fn nanos(at: Moment) -> u64 {
+    u64::try_from(at.0.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
