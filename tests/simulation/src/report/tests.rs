@@ -7,8 +7,8 @@ use crate::quality::FleetReport;
 use crate::run::{AMPLE, Brain, Fleet, Outcome, machine};
 use crate::workload::{Source, parse};
 
-const NODES: usize = 150;
-const VMS: usize = 12;
+const NODES: usize = 3;
+const VMS: usize = 24;
 
 /// Two clusters for an hour and a bit, so that the last bucket is cut short.
 fn outcome(record: bool) -> Outcome {
