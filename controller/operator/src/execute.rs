@@ -20,6 +20,7 @@ use crate::config::{Acceleration, Config};
 use crate::metrics::Metrics;
 use crate::observe::{Clock, facts};
 use crate::pod::{self, PodSettings};
+use crate::status::Kept;
 use crate::term::Term;
 
 /// A call to the API server that takes longer counts as failed.
@@ -27,6 +28,8 @@ const CALL_DEADLINE: Duration = Duration::from_secs(15);
 /// How long it is taken as known which devices the nodes have.
 const DEVICES_TTL: Duration = Duration::from_secs(30);
 /// Name under which fields are written.
+/// So often a status is sent, each time with what was found to have changed of the rest.
+const STATUS_TRIES: u32 = 4;
 pub(crate) const FIELD_MANAGER: &str = "neonvm-controller";
 
 /// What all VMs share.
@@ -58,6 +61,8 @@ pub(crate) enum ExecuteError {
     NotLeading { what: &'static str },
     #[error("pod {name} exists and belongs to somebody else")]
     Foreign { name: String },
+    #[error("the VM was changed meanwhile")]
+    Raced { found: Box<Kept> },
 }
 
 impl ExecuteError {
@@ -65,6 +70,7 @@ impl ExecuteError {
     pub(crate) fn outcome(&self) -> &'static str {
         match self {
             Self::Call { source: kube::Error::Api(status), .. } if status.code == 409 => "conflict",
+            Self::Raced { .. } => "conflict",
             _ => "failure",
         }
     }
@@ -239,28 +245,49 @@ fn gone_is_fine<T>(result: Result<T, ExecuteError>) -> Result<(), ExecuteError> 
     }
 }
 
-/// Stores the status of the VM; this process is its only writer.
+/// Stores the status of the VM if what is stored is still what this process stored last: what a leader before it sent, or what it
+/// gave up waiting for itself, may arrive late and must not undo what came after.
 pub(crate) async fn write_status(
     context: &Context,
     vm: &VirtualMachine,
+    kept: &Kept,
     status: &VirtualMachineStatus,
-) -> Result<VirtualMachineStatus, ExecuteError> {
+) -> Result<Kept, ExecuteError> {
     let what = "write the status";
-    let api = Api::<VirtualMachine>::namespaced(
-        context.client.clone(),
-        &vm.namespace().unwrap_or_default(),
-    );
-    // A VM made again under the same name is another one.
-    let operations = json!([
-        {"op": "test", "path": "/metadata/uid", "value": vm.metadata.uid},
-        {"op": "add", "path": "/status", "value": status},
-    ]);
-    let operations = serde_json::from_value(operations)
-        .map_err(|source| ExecuteError::Call { what, source: kube::Error::SerdeError(source) })?;
-    let patch = Patch::<()>::Json(operations);
-    let name = vm.name_any();
-    let written = context.call(what, api.patch_status(&name, &field_manager(), &patch)).await?;
-    Ok(written.status.unwrap_or_default())
+    let (name, namespace) = (vm.name_any(), vm.namespace().unwrap_or_default());
+    let api = Api::<VirtualMachine>::namespaced(context.client.clone(), &namespace);
+    let mut version = kept.newest_version(vm);
+    for _ in 0..STATUS_TRIES {
+        // A VM made again under the same name is another one.
+        let operations = json!([
+            {"op": "test", "path": "/metadata/uid", "value": vm.metadata.uid},
+            {"op": "test", "path": "/metadata/resourceVersion", "value": version},
+            {"op": "add", "path": "/status", "value": status},
+        ]);
+        let operations = serde_json::from_value(operations).map_err(|source| {
+            ExecuteError::Call { what, source: kube::Error::SerdeError(source) }
+        })?;
+        let patch = Patch::<()>::Json(operations);
+        let err = match context.call(what, api.patch_status(&name, &field_manager(), &patch)).await
+        {
+            Ok(written) => return Ok(Kept::of(&written)),
+            Err(err) => err,
+        };
+        if !matches!(&err, ExecuteError::Call { source: kube::Error::Api(status), .. }
+            if matches!(status.code, 409 | 422))
+        {
+            return Err(err);
+        }
+        // Mostly somebody has changed the specification: that is no obstacle.
+        let found = context.call("read the VM", api.get(&name)).await?;
+        let found = (found.metadata.uid == vm.metadata.uid).then(|| Kept::of(&found));
+        match found.filter(|found| found.version != version) {
+            Some(found) if found.status == kept.status => version = found.version,
+            Some(found) => return Err(ExecuteError::Raced { found: Box::new(found) }),
+            None => return Err(err),
+        }
+    }
+    Err(ExecuteError::Raced { found: Box::new(Kept { version, ..kept.clone() }) })
 }
 
 /// Stores the default of `cpuScalingMode` in a specification that does not say.

@@ -2,11 +2,37 @@
 
 use controller_api::conditions::{self, NewCondition};
 use controller_api::vm::{Revision, RevisionWithTime};
-use controller_api::{ApprovalAge, Phase, VirtualMachineStatus};
+use controller_api::{ApprovalAge, Phase, VirtualMachine, VirtualMachineStatus};
 use controller_lifecycle as lifecycle;
 use controller_lifecycle::{Status, Stored};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+/// A status as it is stored, and a version of the object that has it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Kept {
+    pub(crate) status: VirtualMachineStatus,
+    pub(crate) version: Option<String>,
+}
+
+impl Kept {
+    pub(crate) fn of(vm: &VirtualMachine) -> Self {
+        let version = vm.metadata.resource_version.clone();
+        Self { status: vm.status.clone().unwrap_or_default(), version }
+    }
+
+    /// The newest version known to have this status: `seen` may be newer, or be from before it was written.
+    pub(crate) fn newest_version(&self, seen: &VirtualMachine) -> Option<String> {
+        let seen = Self::of(seen);
+        // Versions are decimal numbers: the longer one is the larger.
+        let place = |version: &Option<String>| version.clone().map(|text| (text.len(), text));
+        if seen.status == self.status && place(&seen.version) > place(&self.version) {
+            seen.version
+        } else {
+            self.version.clone()
+        }
+    }
+}
 
 /// What the brain starts from.
 pub(crate) fn stored(status: &VirtualMachineStatus) -> Stored {

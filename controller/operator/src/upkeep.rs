@@ -130,7 +130,7 @@ impl Task {
         if let Some(seconds) = self.current_pod().and_then(|pod| age_seconds(&pod.metadata)) {
             metrics.runner_to_running.observe(seconds);
         }
-        if self.status.restart_count == 0
+        if self.kept.status.restart_count == 0
             && let Some(seconds) = age_seconds(&self.vm.metadata)
         {
             metrics.created_to_running.observe(seconds);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use controller_api::{VirtualMachine, VirtualMachineStatus};
+use controller_api::VirtualMachine;
 use controller_lifecycle as lifecycle;
 use controller_lifecycle::{Action, Event, Settings, Status, Vm, Why};
 use guest_units::Chain;
@@ -25,7 +25,7 @@ use crate::observe::{self, Clock};
 use crate::order;
 use crate::pod::{self, PodSettings};
 use crate::poll::{self, FirstOrder};
-use crate::status;
+use crate::status::{self, Kept};
 use crate::upkeep::{self, Upkeep, Upkept};
 
 /// How often it is checked that the pod's certificate is good for long enough.
@@ -44,8 +44,8 @@ pub(crate) enum Message {
     Looked { name: String, pod: Option<Box<Pod>> },
     /// The look failed.
     LookFailed,
-    /// The status was stored, or not.
-    Stored { status: Status, object: Option<Box<VirtualMachineStatus>> },
+    /// The status was stored, or not; what is stored now, if that is known.
+    Stored { status: Status, done: bool, kept: Option<Box<Kept>> },
     /// Something beside the brain ended.
     Upkept(Upkept),
 }
@@ -63,8 +63,8 @@ pub(crate) struct Task {
     uid: String,
     snapshot: Snapshot,
     brain: Vm,
-    /// The status as it is stored.
-    pub(crate) status: VirtualMachineStatus,
+    /// The status as this process knows it to be stored.
+    pub(crate) kept: Kept,
     report: mpsc::Sender<Message>,
     follow: Option<Follow>,
     looking: bool,
@@ -122,15 +122,15 @@ impl Task {
         vm: Arc<VirtualMachine>,
         report: mpsc::Sender<Message>,
     ) -> Self {
-        let status = vm.status.clone().unwrap_or_default();
+        let kept = Kept::of(&vm);
         let settings = Settings { at_most_one_pod: context.config.at_most_one_pod };
         Self {
             context,
             clock: Clock::start(),
             uid,
             snapshot: Snapshot::default(),
-            brain: Vm::new(status::stored(&status), settings),
-            status,
+            brain: Vm::new(status::stored(&kept.status), settings),
+            kept,
             report,
             follow: None,
             looking: false,
@@ -239,11 +239,13 @@ impl Task {
                 self.looking = false;
                 self.observe_pod();
             }
-            Message::Stored { status, object: Some(object) } => {
-                self.status = *object;
-                self.tell_brain(Event::StatusWritten(status));
+            Message::Stored { status, done, kept } => {
+                if let Some(kept) = kept {
+                    self.kept = *kept;
+                }
+                let event = if done { Event::StatusWritten(status) } else { Event::StatusFailed };
+                self.tell_brain(event);
             }
-            Message::Stored { object: None, .. } => self.tell_brain(Event::StatusFailed),
             Message::Upkept(what) => self.upkept(what),
         }
         self.follow_runner();
@@ -319,37 +321,32 @@ impl Task {
     }
 
     fn write_status(&mut self, status: Status) {
-        let object =
-            status::merged(&self.status, &status, self.vm.metadata.generation, Timestamp::now());
-        if object == self.status {
+        let before = &self.kept.status;
+        let object = status::merged(before, &status, self.vm.metadata.generation, Timestamp::now());
+        if object == *before {
             self.tell_brain(Event::StatusWritten(status));
             return;
         }
-        if self.status.phase != object.phase {
-            tracing::info!(
-                vm = self.vm.name_any(),
-                namespace = self.vm.namespace(),
-                from = self.status.phase.as_str(),
-                to = object.phase.as_str(),
-                "phase changed"
-            );
+        let (name, namespace) = (self.vm.name_any(), self.vm.namespace());
+        if before.phase != object.phase {
+            let (from, to) = (before.phase.as_str(), object.phase.as_str());
+            tracing::info!(vm = name, namespace, from, to, "phase changed");
         }
-        let (context, vm) = (Arc::clone(&self.context), Arc::clone(&self.vm));
+        let (context, vm, kept) =
+            (Arc::clone(&self.context), Arc::clone(&self.vm), self.kept.clone());
         self.spawn(async move {
-            let object = match execute::write_status(&context, &vm, &object).await {
-                Ok(object) => Some(Box::new(object)),
-                Err(err) => {
-                    let error = Chain(&err).to_string();
-                    tracing::warn!(
-                        vm = vm.name_any(),
-                        namespace = vm.namespace(),
-                        error,
-                        "status not written"
-                    );
-                    None
-                }
+            let written = execute::write_status(&context, &vm, &kept, &object).await;
+            if let Err(err) = &written {
+                let error = Chain(err).to_string();
+                tracing::warn!(vm = name, namespace, error, "status not written");
+            }
+            let done = written.is_ok();
+            let kept = match written {
+                Ok(kept) => Some(Box::new(kept)),
+                Err(execute::ExecuteError::Raced { found }) => Some(found),
+                Err(_) => None,
             };
-            Message::Stored { status, object }
+            Message::Stored { status, done, kept }
         });
     }
 

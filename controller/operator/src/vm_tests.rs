@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use clap::Parser as _;
+use controller_api::VirtualMachineStatus;
 use kube::runtime::events::{Recorder, Reporter};
 use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
@@ -296,8 +297,8 @@ async fn after_its_term_a_leader_begins_nothing() {
     assert!(world.pods().is_empty() && world.status().is_null());
     // What was begun before it ended, but not sent yet.
     let vm = world.snapshot().vm.unwrap();
-    let status = VirtualMachineStatus::default();
-    let late = execute::write_status(&world.context, &vm, &status).await;
+    let (kept, status) = (Kept::of(&vm), VirtualMachineStatus::default());
+    let late = execute::write_status(&world.context, &vm, &kept, &status).await;
     assert!(matches!(late, Err(execute::ExecuteError::NotLeading { .. })), "{late:?}");
     let gone = execute::delete_pod(&world.context, &vm, "pod", false).await;
     assert_eq!(gone, Event::DeleteFailed("pod".into()));
@@ -332,4 +333,43 @@ async fn the_task_ends_when_the_vm_is_gone() {
     tell.send_replace(Snapshot::default());
     world.context.tasks.close();
     tokio::time::timeout(DEADLINE, world.context.tasks.wait()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_status_that_arrives_late_undoes_nothing() {
+    let world = World::new().await;
+    let vm = world.snapshot().vm.unwrap();
+    let write = async |kept: &Kept, restart_count| {
+        let status = VirtualMachineStatus { restart_count, ..kept.status.clone() };
+        execute::write_status(&world.context, &vm, kept, &status).await
+    };
+    let first = Kept::of(&vm);
+    let second = write(&first, 1).await.unwrap();
+    // Somebody edits the specification: that is no obstacle, though this VM is from before it.
+    let mut object = world.server.objects()[VM].clone();
+    object["spec"]["guest"]["cpus"]["use"] = json!(2);
+    world.server.put(VM, object);
+    let third = write(&second, 2).await.unwrap();
+    assert_ne!(third.version, second.version);
+    let late = write(&second, 7).await;
+    let Err(execute::ExecuteError::Raced { found }) = late else { panic!("{late:?}") };
+    assert_eq!(*found, third);
+    assert_eq!(world.status()["restartCount"], 2);
+    assert!(write(&third, 3).await.is_ok());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_status_that_somebody_else_wrote_is_replaced() {
+    let world = World::new().await;
+    let tell = world.start();
+    world.until(&tell, "a phase", |world| world.status()["phase"] == "Pending").await;
+    let mut object = world.server.objects()[VM].clone();
+    object["status"] = json!({"phase": "Succeeded", "restartCount": 9});
+    world.server.put(VM, object);
+    let pod = world.pods().remove(0);
+    world.set_pod_status(&pod, &running());
+    world.until(&tell, "our status again", |world| world.status()["phase"] == "Running").await;
+    assert_eq!(world.status()["restartCount"], 0);
+    world.stop().await;
 }
