@@ -112,6 +112,9 @@ struct ScoringFile {
     max_usage_score: f64,
     score_peak: f64,
     randomize: bool,
+    /// Ours: the reference's file has none.
+    #[serde(default)]
+    seed: u64,
 }
 
 /// Everything that is wrong, one line each.
@@ -152,7 +155,7 @@ impl Problems {
             serde_json::from_str(text).map_err(|err| self.0.push(format!("{path}: {err}"))).ok()?;
         let before = self.0.len();
         let PolicyFile { watermark, scoring, scheduler_name, call_limit_seconds } = file;
-        let ScoringFile { min_usage_score, max_usage_score, score_peak, randomize } = scoring;
+        let ScoringFile { min_usage_score, max_usage_score, score_peak, randomize, seed } = scoring;
         self.fraction("watermark", watermark);
         if watermark == 0.0 {
             self.0.push("watermark: must be above 0".to_owned());
@@ -164,8 +167,8 @@ impl Problems {
             self.0.push("schedulerName: must not be empty".to_owned());
         }
         let call_limit = self.seconds("k8sCRUDTimeoutSeconds", call_limit_seconds)?;
-        let scoring =
-            Scoring { empty: min_usage_score, full: max_usage_score, peak: score_peak, randomize };
+        let (empty, full, peak) = (min_usage_score, max_usage_score, score_peak);
+        let scoring = Scoring { empty, full, peak, randomize, seed };
         let settings = Settings { scoring, ..Settings::default() };
         (self.0.len() == before).then_some(Policy {
             watermark,

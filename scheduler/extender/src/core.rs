@@ -1,15 +1,13 @@
-//! The one task that owns the ledger: events in, effects out, questions answered in between.
+//! The one task that owns the ledger: events in, effects out. Questions that change nothing are answered from the books by
+//! whoever asks, between two events: ten thousand names need not be handed over, and a permit waits for no queue of them.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Instant;
 
 use guest_units::{Moment, Size};
-use scheduler_ledger::{
-    Action, Answer, Asked, Dump, Event, Ledger, NotReady, Placement, PodFacts, Settings, Ticket,
-    Why,
-};
+use scheduler_ledger::{Action, Answer, Asked, Dump, Event, Ledger, Settings, Ticket, Why};
 use scheduler_protocol::ObjectRef;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::sleep_until;
@@ -24,21 +22,6 @@ pub(crate) enum Command {
         asked: Asked,
         reply: oneshot::Sender<(Answer, Why)>,
     },
-    Filter {
-        pod: PodFacts,
-        nodes: Vec<String>,
-        reply: oneshot::Sender<Result<Placement, NotReady>>,
-    },
-    Prioritize {
-        pod: PodFacts,
-        nodes: Vec<String>,
-        reply: oneshot::Sender<Vec<i64>>,
-    },
-    Preempt {
-        pod: PodFacts,
-        victims: Vec<(String, Vec<String>)>,
-        reply: oneshot::Sender<Result<Vec<String>, NotReady>>,
-    },
     /// Whether the pod may be bound, and in which epoch; if so, it counts from now on.
     Bind {
         pod_uid: String,
@@ -47,6 +30,10 @@ pub(crate) enum Command {
     },
     Dump {
         reply: oneshot::Sender<Dump>,
+    },
+    /// Whether the owner takes commands.
+    Alive {
+        reply: oneshot::Sender<()>,
     },
 }
 
@@ -59,9 +46,21 @@ pub(crate) enum Unbound {
     Refused(String),
 }
 
-/// A way to the owner of the ledger.
+/// A way to the owner of the ledger, and to its books.
 #[derive(Clone)]
-pub(crate) struct Core(mpsc::Sender<Command>);
+pub(crate) struct Core {
+    commands: mpsc::Sender<Command>,
+    books: Books,
+}
+
+/// Only the owner writes.
+type Books = Arc<RwLock<Ledger>>;
+
+/// The owner's end.
+pub(crate) struct Inbox {
+    pub(crate) commands: mpsc::Receiver<Command>,
+    books: Books,
+}
 
 /// The owner of the ledger is gone: the process ends.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
@@ -70,7 +69,7 @@ pub(crate) struct Ended;
 
 impl Core {
     pub(crate) async fn tell(&self, event: Event) -> Result<(), Ended> {
-        self.0.send(Command::Event(event)).await.map_err(|_| Ended)
+        self.commands.send(Command::Event(event)).await.map_err(|_| Ended)
     }
 
     /// Asks, and waits for the answer.
@@ -79,8 +78,14 @@ impl Core {
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, Ended> {
         let (reply, answer) = oneshot::channel();
-        self.0.send(command(reply)).await.map_err(|_| Ended)?;
+        self.commands.send(command(reply)).await.map_err(|_| Ended)?;
         answer.await.map_err(|_| Ended)
+    }
+
+    /// Reads in the books as they are: commands that wait are not in them yet.
+    pub(crate) fn read<T>(&self, question: impl FnOnce(&Ledger) -> T) -> Result<T, Ended> {
+        // Poisoned: the owner has ended in the middle of an event.
+        self.books.read().map(|ledger| question(&ledger)).map_err(|_| Ended)
     }
 }
 
@@ -98,9 +103,15 @@ const QUEUE: usize = 4096;
 /// So many commands are taken in before their effects are started.
 const BATCH: usize = 256;
 
-pub(crate) fn channel() -> (Core, mpsc::Receiver<Command>) {
-    let (send, receive) = mpsc::channel(QUEUE);
-    (Core(send), receive)
+pub(crate) fn channel(settings: Settings) -> (Core, Inbox) {
+    let (send, commands) = mpsc::channel(QUEUE);
+    let books = Arc::new(RwLock::new(Ledger::new(settings)));
+    (Core { commands: send, books: Arc::clone(&books) }, Inbox { commands, books })
+}
+
+fn write(books: &Books) -> RwLockWriteGuard<'_, Ledger> {
+    // There is no other writer that could have left them half-written.
+    books.write().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// An open request.
@@ -112,32 +123,26 @@ struct Open {
 
 /// The owner.
 pub(crate) struct Owner {
-    pub(crate) settings: Settings,
     pub(crate) effects: Effects,
     pub(crate) known: Arc<Known>,
 }
 
 impl Owner {
-    pub(crate) async fn run(
-        self,
-        mut commands: mpsc::Receiver<Command>,
-        shutdown: CancellationToken,
-    ) {
-        let Self { settings, effects, known } = self;
+    pub(crate) async fn run(self, inbox: Inbox, shutdown: CancellationToken) {
+        let (Self { effects, known }, Inbox { mut commands, books }) = (self, inbox);
         let origin = Instant::now();
         let now = || Moment(origin.elapsed());
-        let mut desk = Desk {
-            ledger: Ledger::new(settings),
-            open: HashMap::new(),
-            requested: HashMap::new(),
-            last_ticket: 0,
-            effects,
-        };
+        let mut desk =
+            Desk { open: HashMap::new(), requested: HashMap::new(), last_ticket: 0, effects };
         let mut batch = Vec::with_capacity(BATCH);
         loop {
-            let wake_at = desk.act(now());
-            known.complete.store(desk.ledger.complete(), Ordering::Relaxed);
-            known.newest_epoch.store(desk.ledger.newest_epoch_seen(), Ordering::Relaxed);
+            let wake_at = {
+                let mut ledger = write(&books);
+                let wake_at = desk.act(&mut ledger, now());
+                known.complete.store(ledger.complete(), Ordering::Relaxed);
+                known.newest_epoch.store(ledger.newest_epoch_seen(), Ordering::Relaxed);
+                wake_at
+            };
             let wake = async {
                 match wake_at {
                     Some(at) => sleep_until((origin + at.0).into()).await,
@@ -150,10 +155,10 @@ impl Owner {
                         return;
                     }
                     for command in batch.drain(..) {
-                        desk.take(command, now());
+                        desk.take(&mut write(&books), command, now());
                     }
                 }
-                () = wake => desk.ledger.handle(Event::Woke, now()),
+                () = wake => write(&books).handle(Event::Woke, now()),
                 () = shutdown.cancelled() => return,
             }
         }
@@ -161,7 +166,6 @@ impl Owner {
 }
 
 struct Desk {
-    ledger: Ledger,
     open: HashMap<u64, Open>,
     /// What was last noted on the VM as requested, by its uid.
     requested: HashMap<String, Size>,
@@ -171,14 +175,14 @@ struct Desk {
 
 impl Desk {
     /// Starts everything that is to be done. Says when to look again.
-    fn act(&mut self, now: Moment) -> Option<Moment> {
+    fn act(&mut self, ledger: &mut Ledger, now: Moment) -> Option<Moment> {
         loop {
-            let actions = self.ledger.next(now);
+            let actions = ledger.next(now);
             if actions.start.is_empty() {
                 return actions.wake_at;
             }
             for todo in actions.start {
-                self.ledger.handle(Event::Started(todo.id), now);
+                ledger.handle(Event::Started(todo.id), now);
                 self.start(todo.action, todo.why);
             }
         }
@@ -203,7 +207,7 @@ impl Desk {
         }
     }
 
-    fn take(&mut self, command: Command, now: Moment) {
+    fn take(&mut self, ledger: &mut Ledger, command: Command, now: Moment) {
         match command {
             Command::Event(event) => {
                 match &event {
@@ -211,39 +215,32 @@ impl Desk {
                     Event::VmsListed(uids) => self.requested.retain(|uid, _| uids.contains(uid)),
                     _ => {}
                 }
-                self.ledger.handle(event, now);
+                ledger.handle(event, now);
             }
             Command::Permit { asked, reply } => {
                 self.last_ticket += 1;
                 let (ticket, vm, want) = (self.last_ticket, asked.vm.clone(), asked.want);
                 self.open.insert(ticket, Open { reply, vm, want });
-                self.ledger.handle(Event::Asked(Asked { ticket: Ticket(ticket), ..asked }), now);
-            }
-            Command::Filter { pod, nodes, reply } => {
-                let _ = reply.send(self.ledger.filter(&pod, &nodes));
-            }
-            Command::Prioritize { pod, nodes, reply } => {
-                let _ = reply.send(self.ledger.prioritize(&pod, &nodes));
-            }
-            Command::Preempt { pod, victims, reply } => {
-                let victims = victims.iter().map(|(node, uids)| (node, uids.as_slice()));
-                let _ = reply.send(self.ledger.preempt(&pod, victims));
+                ledger.handle(Event::Asked(Asked { ticket: Ticket(ticket), ..asked }), now);
             }
             Command::Bind { pod_uid, node, reply } => {
-                let _ = reply.send(self.bind(&pod_uid, &node, now));
+                let _ = reply.send(bind(ledger, &pod_uid, &node, now));
             }
             Command::Dump { reply } => {
-                let _ = reply.send(self.ledger.dump());
+                let _ = reply.send(ledger.dump());
+            }
+            Command::Alive { reply } => {
+                let _ = reply.send(());
             }
         }
     }
+}
 
-    fn bind(&mut self, pod_uid: &str, node: &str, now: Moment) -> Result<u64, Unbound> {
-        if !self.ledger.knows_pod(pod_uid) {
-            return Err(Unbound::UnknownPod);
-        }
-        let (placed, epoch) = self.ledger.may_bind(pod_uid, node).map_err(Unbound::Refused)?;
-        self.ledger.handle(Event::Placing(placed), now);
-        Ok(epoch)
+fn bind(ledger: &mut Ledger, pod_uid: &str, node: &str, now: Moment) -> Result<u64, Unbound> {
+    if !ledger.knows_pod(pod_uid) {
+        return Err(Unbound::UnknownPod);
     }
+    let (placed, epoch) = ledger.may_bind(pod_uid, node).map_err(Unbound::Refused)?;
+    ledger.handle(Event::Placing(placed), now);
+    Ok(epoch)
 }

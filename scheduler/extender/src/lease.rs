@@ -264,7 +264,7 @@ mod tests {
             std::future::ready(Ok::<_, std::io::Error>(http::Response::new(body)))
         });
         let api = Api::namespaced(kube::Client::new(api, "default"), "kube-system");
-        let (core, _commands) = crate::core::channel();
+        let (core, _inbox) = crate::core::channel(scheduler_ledger::Settings::default());
         let (state, known) = (LeaseState::default(), Arc::default());
         let mut one = Candidate::new(api, "one".into(), state, known, core, TaskTracker::new());
         assert_eq!(one.step().await.unwrap(), None);

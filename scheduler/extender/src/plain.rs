@@ -62,8 +62,8 @@ pub(crate) fn health(health: Health) -> Router {
 }
 
 async fn alive(State(health): State<Health>) -> Response {
-    match timeout(STUCK, health.core.ask(|reply| Command::Dump { reply })).await {
-        Ok(Ok(_)) => "ok".into_response(),
+    match timeout(STUCK, health.core.ask(|reply| Command::Alive { reply })).await {
+        Ok(Ok(())) => "ok".into_response(),
         _ => (StatusCode::SERVICE_UNAVAILABLE, "the ledger does not answer").into_response(),
     }
 }

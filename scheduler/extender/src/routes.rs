@@ -1,5 +1,6 @@
 //! What is answered over TLS: permits of agents, and the calls of kube-scheduler.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,16 +11,17 @@ use axum::routing::post;
 use axum::{Extension, Json, Router};
 use guest_units::Chain;
 use http::StatusCode;
+use http::header::CONTENT_TYPE;
 use scheduler_ledger::{Answer, Asked, Event, Ticket, Why};
 use scheduler_protocol::extender::{
-    self, BindingArgs, BindingResult, ExtenderArgs, FilterResult, HostPriority, PreemptionArgs,
-    PreemptionResult,
+    self, BindingArgs, BindingResult, ExtenderArgs, FilterResult, HostPriority, MetaVictims,
+    NodeName, PreemptionArgs, PreemptionResult,
 };
 use scheduler_protocol::{
     Approval, MAX_BODY_BYTES, MAX_REASON_CHARS, ObjectRef, PERMIT_PATH, PermitAnswer,
     PermitRequest, Refusal, RefusalCode,
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -205,23 +207,27 @@ async fn filter((State(shared), Extension(peer), body): Call) -> Response {
     scheduler_call(&shared, "filter", (peer, body), async |body| {
         let args: ExtenderArgs<'_> = parse(body)?;
         let pod = convert::pod_view(&args.pod);
-        let Some(nodes) = args.node_names else {
-            let error = "the extender needs nodeCacheCapable: true".to_owned();
-            return Ok(Json(FilterResult { error, ..FilterResult::default() }));
+        let fault = |error| written(&FilterResult { error, ..FilterResult::default() }, 0);
+        let Some(names) = &args.node_names else {
+            return fault("the extender needs nodeCacheCapable: true");
         };
-        let name = pod.name.clone();
-        let placed = shared.core.ask(|reply| Command::Filter { pod, nodes, reply }).await?;
-        Ok(Json(match placed {
-            Ok(placement) => {
-                tracing::debug!(pod = name, nodes = ?placement.nodes, refused = ?placement.refused, "filtered");
-                FilterResult {
-                    node_names: placement.nodes,
-                    failed_nodes: placement.refused,
-                    error: String::new(),
-                }
+        let names = || names.iter().map(NodeName::as_str);
+        let placement = match shared.core.read(|ledger| ledger.filter(&pod, names()))? {
+            Ok(placement) => placement,
+            Err(err) => return fault(&err.to_string()),
+        };
+        let reasons = placement.reasons();
+        let mut result = FilterResult::default();
+        for (name, short) in names().zip(&placement.short) {
+            match short {
+                None => result.node_names.push(name),
+                Some(short) => result.failed_nodes.push((name, reasons.of(*short))),
             }
-            Err(err) => FilterResult { error: err.to_string(), ..FilterResult::default() },
-        }))
+        }
+        tracing::debug!(
+            pod = pod.name, nodes = ?result.node_names, refused = ?result.failed_nodes, "filtered"
+        );
+        written(&result, body.len())
     })
     .await
 }
@@ -230,13 +236,22 @@ async fn prioritize((State(shared), Extension(peer), body): Call) -> Response {
     scheduler_call(&shared, "prioritize", (peer, body), async |body| {
         let args: ExtenderArgs<'_> = parse(body)?;
         let pod = convert::pod_view(&args.pod);
-        let names = args.node_names.unwrap_or_default();
-        let nodes = names.clone();
-        let scores = shared.core.ask(|reply| Command::Prioritize { pod, nodes, reply }).await?;
-        let scored = names.into_iter().zip(scores);
-        Ok(Json(scored.map(|(host, score)| HostPriority { host, score }).collect::<Vec<_>>()))
+        let names = || args.node_names.iter().flatten().map(NodeName::as_str);
+        let scores = shared.core.read(|ledger| ledger.prioritize(&pod, names()))?;
+        let scored = names().zip(scores).map(|(host, score)| HostPriority { host, score });
+        written(&scored.collect::<Vec<_>>(), 2 * body.len())
     })
     .await
+}
+
+/// An answer in JSON, of about so many bytes.
+fn written(answer: &impl Serialize, bytes: usize) -> Result<Response, Refused> {
+    let mut text = Vec::with_capacity(bytes);
+    serde_json::to_writer(&mut text, answer).map_err(|err| {
+        tracing::error!(error = %Chain(&err), "answer not written");
+        Refused::new(RefusalCode::Internal, "the answer cannot be written")
+    })?;
+    Ok(([(CONTENT_TYPE, "application/json")], text).into_response())
 }
 
 async fn preempt((State(shared), Extension(peer), body): Call) -> Response {
@@ -244,14 +259,15 @@ async fn preempt((State(shared), Extension(peer), body): Call) -> Response {
         let args: PreemptionArgs<'_> = parse(body)?;
         let pod = convert::pod_view(&args.pod);
         let mut proposed = args.node_name_to_meta_victims.unwrap_or_default();
-        let victims = proposed.iter().map(|(node, victims)| {
-            let uids = victims.pods.iter().flatten().map(|pod| pod.uid.clone());
-            (node.clone(), uids.collect())
-        });
-        let victims = victims.collect();
-        let kept = shared.core.ask(|reply| Command::Preempt { pod, victims, reply }).await?;
+        let uids = |victims: &MetaVictims| -> Vec<String> {
+            victims.pods.iter().flatten().map(|pod| pod.uid.clone()).collect()
+        };
+        let victims: Vec<(&String, Vec<String>)> =
+            proposed.iter().map(|(node, victims)| (node, uids(victims))).collect();
+        let victims = victims.iter().map(|(node, uids)| (*node, uids.as_slice()));
+        let kept = shared.core.read(|ledger| ledger.preempt(&pod, victims))?;
         // A ledger that is not ready lets nobody be evicted.
-        let kept = kept.unwrap_or_default();
+        let kept: BTreeSet<String> = kept.unwrap_or_default().into_iter().collect();
         proposed.retain(|node, _| kept.contains(node));
         Ok(Json(PreemptionResult { node_name_to_meta_victims: proposed }))
     })

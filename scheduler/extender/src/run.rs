@@ -14,7 +14,7 @@ use kube::runtime::events::{Recorder, Reporter};
 use kube::{Api, Client};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::auth::Authenticator;
 use crate::config::Config;
-use crate::core::{Command, Known, Owner};
+use crate::core::{Inbox, Known, Owner};
 use crate::effects::Effects;
 use crate::lease::{Candidate, LeaseState};
 use crate::metrics::Metrics;
@@ -43,7 +43,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     // The owner of the ledger outlives the drain of the requests: it is stopped last.
     let stop_ledger = CancellationToken::new();
     let (parts, mut critical) = open(&config, client, &tasks, &shutdown).await?;
-    critical.push(ledger.spawn(parts.owner.run(parts.commands, stop_ledger.clone())));
+    critical.push(ledger.spawn(parts.owner.run(parts.inbox, stop_ledger.clone())));
     if keys(&parts.shared.signer, &parts.tls, &shutdown).await {
         let Parts { client, core, tls, shared, candidate, .. } = parts;
         let signer = shared.signer.clone();
@@ -76,7 +76,7 @@ struct Parts {
     shared: Arc<Shared>,
     candidate: Candidate,
     owner: Owner,
-    commands: mpsc::Receiver<Command>,
+    inbox: Inbox,
 }
 
 /// Makes the parts, and starts what can be looked at before there are keys.
@@ -93,7 +93,7 @@ async fn open(
         .with_context(|| format!("listen on {}", config.admin_socket.display()))?;
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
-    let (core, commands) = core::channel();
+    let (core, inbox) = core::channel(policy.settings.clone());
     let (known, lease) = (Arc::new(Known::default()), LeaseState::default());
     let signer = Signer::new(config.signing_key.clone());
     let tls =
@@ -123,7 +123,7 @@ async fn open(
     let leases: Api<Lease> = Api::namespaced(client.clone(), &config.namespace);
     let (name, state, seen) = (pod_name.clone(), lease.clone(), Arc::clone(&known));
     let candidate = Candidate::new(leases, name, state, seen, core.clone(), fenced);
-    let owner = Owner { settings: policy.settings.clone(), effects, known: Arc::clone(&known) };
+    let owner = Owner { effects, known: Arc::clone(&known) };
     let health = Health { core: core.clone(), known, lease, tls: Arc::clone(&tls) };
     let scrape = Scrape { registry, metrics, core: core.clone(), watermark: policy.watermark };
     let (metrics, health) = (plain::metrics(Arc::new(scrape)), plain::health(health));
@@ -132,7 +132,7 @@ async fn open(
         tasks.spawn(serve_plain(health_listener, health, shutdown.clone())),
         tasks.spawn(admin::serve(admin_listener, core.clone(), shutdown.clone())),
     ];
-    Ok((Parts { client, core, tls, shared, candidate, owner, commands }, critical))
+    Ok((Parts { client, core, tls, shared, candidate, owner, inbox }, critical))
 }
 
 /// Waits for what is under way.

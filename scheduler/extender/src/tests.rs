@@ -2,6 +2,7 @@
 
 mod fencing;
 mod limits;
+mod load;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -129,6 +130,8 @@ struct Extender {
     effects: Effects,
     signer: Signer,
     shared: Arc<Shared>,
+    files: Arc<tls::TlsFiles>,
+    tasks: TaskTracker,
     shutdown: CancellationToken,
 }
 
@@ -154,12 +157,13 @@ async fn extender(name: &str) -> Extender {
     let client = Client::new(service, "default");
     let authority = Authority::new();
     let (certificate, key) = authority.issue("localhost", ExtendedKeyUsagePurpose::ServerAuth);
-    let files = tls::files(
+    let files = Arc::new(tls::files(
         file(&format!("{name}.crt"), &certificate),
         file(&format!("{name}.key"), &key),
         file(&format!("{name}.ca"), &authority.issuer.pem()),
-    );
-    let (core, commands) = core::channel();
+    ));
+    let settings = Settings { confirm_pod: Duration::from_millis(500), ..Settings::default() };
+    let (core, inbox) = core::channel(settings);
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
     let (known, lease, signer) =
         (Arc::new(Known::default()), LeaseState::default(), sign::tests::signer(name));
@@ -186,28 +190,43 @@ async fn extender(name: &str) -> Extender {
         metrics,
         permits: Semaphore::new(MAX_PERMITS),
     });
-    let settings = Settings { confirm_pod: Duration::from_millis(500), ..Settings::default() };
-    let owner = Owner { settings, effects: effects.clone(), known: Arc::clone(&known) };
+    let owner = Owner { effects: effects.clone(), known: Arc::clone(&known) };
     let leases = kube::Api::namespaced(client, "kube-system");
     let candidate = Candidate::new(leases, "pod".into(), lease, known, core.clone(), fenced);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let _owner = tasks.spawn(owner.run(commands, shutdown.clone()));
+    let _owner = tasks.spawn(owner.run(inbox, shutdown.clone()));
     let _candidate = tasks.spawn(candidate.run(shutdown.clone()));
     let routes = routes::router(Arc::clone(&shared));
-    let serving = server::serve(listener, Arc::new(files), routes, tasks.clone(), shutdown.clone());
-    let _server = tasks.spawn(serving);
-    Extender { address, authority, core, calls, answers, effects, signer, shared, shutdown }
+    let (tls, stop) = (Arc::clone(&files), shutdown.clone());
+    let _server = tasks.spawn(server::serve(listener, tls, routes, tasks.clone(), stop));
+    Extender {
+        address,
+        authority,
+        core,
+        calls,
+        answers,
+        effects,
+        signer,
+        shared,
+        files,
+        tasks,
+        shutdown,
+    }
 }
 
+type Connection = hyper::client::conn::http1::Connection<
+    TokioIo<tokio_rustls::client::TlsStream<TcpStream>>,
+    Full<axum::body::Bytes>,
+>;
+type Sender = hyper::client::conn::http1::SendRequest<Full<axum::body::Bytes>>;
+
 impl Extender {
-    async fn request(
+    async fn dial(
         &self,
+        address: SocketAddr,
         identity: Option<&(String, String)>,
-        path: &str,
-        token: Option<&str>,
-        body: impl Into<Vec<u8>>,
-    ) -> Result<(StatusCode, Value), BoxError> {
+    ) -> Result<(Sender, Connection), BoxError> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.authority.issuer.pem().as_bytes())?)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -221,11 +240,20 @@ impl Extender {
             )?,
             None => config.with_no_client_auth(),
         };
-        let stream = TcpStream::connect(self.address).await?;
+        let stream = TcpStream::connect(address).await?;
         let connector = TlsConnector::from(Arc::new(config));
         let stream = connector.connect(ServerName::try_from("localhost")?, stream).await?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        Ok(hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?)
+    }
+
+    async fn request(
+        &self,
+        identity: Option<&(String, String)>,
+        path: &str,
+        token: Option<&str>,
+        body: impl Into<Vec<u8>>,
+    ) -> Result<(StatusCode, Value), BoxError> {
+        let (mut sender, connection) = self.dial(self.address, identity).await?;
         let mut request = Request::post(path).header("host", "localhost");
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));

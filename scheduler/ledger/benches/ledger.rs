@@ -1,64 +1,20 @@
 //! The cost of what the ledger is told and asked most: a request that changes nothing, a VM that grows, a pod that is placed.
 //!
-//! Run with `cargo bench -p scheduler-ledger`. Budgets, for a node of 100 VMs: 2 µs for a request that changes nothing, 20 µs for
+//! Run with `cargo bench -p scheduler-ledger --bench ledger`; what a large fleet costs is measured by `--bench scale`. Budgets, for a node of 100 VMs: 2 µs for a request that changes nothing, 20 µs for
 //! a whole growth; beside 49 VMs that wait for room that is not there, 100 µs.
 
+mod fleet;
+
+use std::collections::HashMap;
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use guest_units::{Bytes, MilliCpu, Moment, Size};
+use fleet::{NODE, NOW, pod, size, vm};
+use guest_units::{Moment, Size};
 use scheduler_ledger::{
     Action, Actions, Amount, Asked, DEFAULT_OVERHEAD, Event, Ledger, NodeFacts, PodFacts, PodKind,
-    Price, ResizeResult, RunnerFacts, Seal, Settings, Ticket, VmFacts,
+    ResizeResult, Seal,
 };
-use scheduler_protocol::ObjectRef;
-
-const NODE: Amount = Amount { cpu_millis: 400_000, memory_bytes: 800 << 30 };
-
-fn size(cpu: u32, gib: u64) -> Size {
-    Size { cpu: MilliCpu(cpu), memory: Bytes::from_gib(gib) }
-}
-
-fn vm(index: usize, seal: Seal) -> VmFacts {
-    VmFacts {
-        uid: format!("f7b3c1de-vm-{index}"),
-        namespace: "databases".into(),
-        name: format!("postgres-{index}"),
-        min: size(250, 1),
-        max: size(16_000, 64),
-        wanted: seal.size,
-        slot: Bytes::from_gib(1),
-        floor: Amount::ZERO,
-        autoscaled: true,
-        visible: Some(seal),
-        obeyed: Some(seal.place()),
-        plugged: Some(seal.size),
-        pod_name: Some(format!("postgres-{index}-pod")),
-        deleting: false,
-    }
-}
-
-fn pod(index: usize, node: usize, generation: u64, requests: Amount) -> PodFacts {
-    PodFacts {
-        uid: format!("f7b3c1de-pod-{index}"),
-        namespace: "databases".into(),
-        name: format!("postgres-{index}-pod"),
-        node: Some(format!("node-{node}")),
-        finished: false,
-        version: generation,
-        kind: PodKind::Runner(RunnerFacts {
-            vm_uid: format!("f7b3c1de-vm-{index}"),
-            spec: requests,
-            allocated: Some(requests),
-            beside: Amount::ZERO,
-            init_peak: Amount::ZERO,
-            generation,
-            observed: generation,
-            pending: None,
-            price: Price::default(),
-        }),
-    }
-}
 
 /// A ledger and the shell around it.
 struct Desk {
@@ -72,42 +28,14 @@ struct Desk {
 impl Desk {
     /// VMs of one CPU and two GiB, so many on each node.
     fn new(nodes: usize, vms: usize) -> Self {
-        let now = Moment::from_secs(100);
-        let mut ledger = Ledger::new(Settings::default());
         let last = Seal { epoch: 1, generation: 1, size: size(1000, 2) };
-        ledger.handle(Event::Leader(Some(1)), now);
-        let name = |node| format!("node-{node}");
-        for node in 0..nodes {
-            let facts = NodeFacts { name: name(node), allocatable: NODE };
-            ledger.handle(Event::Node(facts), now);
-            for index in node * vms..(node + 1) * vms {
-                ledger.handle(Event::Vm(vm(index, last)), now);
-                let requests = Amount::from(last.size) + DEFAULT_OVERHEAD;
-                ledger.handle(Event::Pod(pod(index, node, 1, requests)), now);
-            }
-        }
-        ledger.handle(Event::NodesListed((0..nodes).map(name).collect()), now);
-        let all = 0..nodes * vms;
-        let uids = all.clone().map(|index| format!("f7b3c1de-pod-{index}")).collect();
-        ledger.handle(Event::PodsListed(uids), now);
-        let uids = all.map(|index| format!("f7b3c1de-vm-{index}")).collect();
-        ledger.handle(Event::VmsListed(uids), now);
-        Self { ledger, now, request: 0, generation: 1, last }
+        let ledger = fleet::ledger(nodes, vms, node, |index| vm(index, last));
+        Self { ledger, now: NOW, request: 0, generation: 1, last }
     }
 
     fn ask(&mut self, index: usize, want: Size, least: Size) {
         self.request += 1;
-        let reference =
-            |uid: String, name: String| ObjectRef { namespace: "databases".into(), name, uid };
-        let asked = Asked {
-            ticket: Ticket(self.request),
-            caller_node: "node-0".into(),
-            vm: reference(format!("f7b3c1de-vm-{index}"), format!("postgres-{index}")),
-            pod: reference(format!("f7b3c1de-pod-{index}"), format!("postgres-{index}-pod")),
-            generation: self.request,
-            want,
-            least,
-        };
+        let asked = Asked { least, ..fleet::asked(index, 0, self.request, want) };
         self.ledger.handle(Event::Asked(asked), self.now);
     }
 
@@ -137,7 +65,7 @@ impl Desk {
         self.generation += 1;
         let (number, generation) = (*number, self.generation);
         let result = ResizeResult::Accepted { generation };
-        let uid = format!("f7b3c1de-pod-{index}");
+        let uid = fleet::pod_uid(index);
         self.ledger.handle(Event::ResizeEnded { pod: uid, number, result }, self.now);
         self.ledger.handle(Event::Pod(pod(index, 0, generation, *requests)), self.now);
         if self.act().start.iter().any(|todo| matches!(todo.action, Action::Answer { .. })) {
@@ -176,16 +104,41 @@ fn bench(criterion: &mut Criterion) {
     criterion.bench_function("grown and shrunk, node of 100, 49 wait", |bencher| {
         bencher.iter(|| waiting.grow_and_shrink());
     });
-    let desk = Desk::new(500, 100);
-    let names: Vec<String> = (0..500).map(|node| format!("node-{node}")).collect();
-    let new =
-        PodFacts { uid: "new".into(), node: None, ..pod(0, 0, 1, NODE.min(DEFAULT_OVERHEAD)) };
-    criterion.bench_function("filter and prioritize, 500 nodes of 100", |bencher| {
-        bencher.iter(|| {
-            let placement = desk.ledger.filter(black_box(&new), &names).expect("it leads");
-            black_box(desk.ledger.prioritize(&new, &placement.nodes));
+    place(criterion);
+}
+
+/// As kube-scheduler asks by default, and when it is told to look at all nodes.
+fn place(criterion: &mut Criterion) {
+    for (nodes, vms) in [(500, 100), (10_000, 10)] {
+        let desk = Desk::new(nodes, vms);
+        let names: Vec<String> = (0..nodes).map(fleet::node_name).collect();
+        let requests = NODE.min(DEFAULT_OVERHEAD);
+        let new = PodFacts { uid: "new".into(), node: None, ..pod(0, 0, 1, requests) };
+        let map: HashMap<&str, Amount> = names.iter().map(|name| (name.as_str(), NODE)).collect();
+        criterion.bench_function(&format!("filter and prioritize, {nodes} nodes"), |bencher| {
+            bencher.iter(|| {
+                let names = || names.iter().map(String::as_str);
+                let placement = desk.ledger.filter(black_box(&new), names()).expect("it leads");
+                assert!(placement.short.iter().all(Option::is_none));
+                black_box(desk.ledger.prioritize(&new, names()));
+            });
         });
-    });
+        criterion.bench_function(
+            &format!("control: {nodes} names in a HashMap, twice"),
+            |bencher| {
+                bencher.iter(|| {
+                    for name in names.iter().chain(&names) {
+                        black_box(map.get(name.as_str()));
+                    }
+                });
+            },
+        );
+    }
+}
+
+/// All nodes are alike.
+fn node(index: usize) -> NodeFacts {
+    NodeFacts { name: fleet::node_name(index), allocatable: NODE }
 }
 
 criterion_group!(benches, bench);

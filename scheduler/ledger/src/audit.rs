@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 
 use guest_units::Moment;
 
-use crate::amount::Sum;
+use crate::amount::{Amount, Sum};
 use crate::books::{PodSlot, VmSlot};
 use crate::ledger::Ledger;
 use crate::slab::{NodeId, PodId, VmId};
+use crate::standing::Standing;
 use crate::timers::Who;
 
 impl Ledger {
@@ -27,8 +28,16 @@ impl Ledger {
             }
             let same = (slot.reserved, slot.pods, &slot.queue) == (sum, count, &queue);
             ensure(same, || format!("node {name}: {slot:?} is {sum:?}, {count} pods, {queue:?}"))?;
+            let standing = slot
+                .facts
+                .as_ref()
+                .map(|facts| Standing { allocatable: facts.allocatable, reserved: sum.amount() });
+            ensure(self.standings.get(node) == standing, || format!("node {name}: {standing:?}"))?;
             ensure(!slot.dirty && (slot.facts.is_some() || count > 0), || format!("node {name}"))?;
         }
+        let known = self.nodes.iter().filter_map(|(.., slot)| slot.facts.as_ref());
+        let largest = known.map(|facts| facts.allocatable).fold(Amount::ZERO, Amount::max);
+        ensure(self.standings.largest() == largest, || format!("largest is {largest}"))?;
         for (_, uid, slot) in self.pods.iter() {
             ensure(self.pod_is_right(slot), || format!("pod {uid}: {slot:?}"))?;
         }

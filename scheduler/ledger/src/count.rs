@@ -8,8 +8,18 @@ use crate::books::{NodeSlot, PodSlot, VmSlot};
 use crate::facts::PodKind;
 use crate::ledger::Ledger;
 use crate::slab::{NodeId, PodId, VmId};
+use crate::standing::Standing;
 
 impl Ledger {
+    /// After what a node has or what is reserved there has changed.
+    pub(crate) fn restand(&mut self, node: NodeId) {
+        let standing = self.nodes.get(node).and_then(|slot| {
+            let allocatable = slot.facts.as_ref()?.allocatable;
+            Some(Standing { allocatable, reserved: slot.reserved.amount() })
+        });
+        self.standings.set(node, standing);
+    }
+
     pub(crate) fn touch_node(&mut self, node: NodeId) {
         if let Some(slot) = self.nodes.get_mut(node)
             && !std::mem::replace(&mut slot.dirty, true)
@@ -125,6 +135,7 @@ impl Ledger {
             node.reserved.take(counted);
             node.changed |= counted != Amount::ZERO;
         }
+        at.into_iter().for_each(|node| self.restand(node));
         let Some(vm) = vm else { return };
         let twin = self.vms.get(vm).is_some_and(|slot| {
             slot.pods.iter().any(|pod| self.pods.get(*pod).is_some_and(|pod| pod.at == at))
@@ -179,6 +190,7 @@ impl Ledger {
             node.reserved.add(new);
             node.changed = true;
         }
+        self.restand(at);
     }
 
     /// After anything was done to a VM: what its pods take, and its place in the queues.

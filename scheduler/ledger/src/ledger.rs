@@ -10,6 +10,7 @@ use crate::facts::{NodeFacts, PodFacts, VmFacts};
 use crate::pod::{PodBook, TRY_AGAIN, TRY_RENEWED, back_off};
 use crate::settings::Settings;
 use crate::slab::{NodeId, PodId, Slab, VmId};
+use crate::standing::Standings;
 use crate::timers::{Timers, Who};
 use crate::vm::{VmBook, WishState};
 
@@ -19,6 +20,7 @@ pub struct Ledger {
     pub(crate) settings: Settings,
     pub(crate) epoch: Option<u64>,
     pub(crate) nodes: Slab<NodeId, NodeSlot>,
+    pub(crate) standings: Standings,
     pub(crate) pods: Slab<PodId, PodSlot>,
     pub(crate) vms: Slab<VmId, VmSlot>,
     pub(crate) listed: Listed,
@@ -150,6 +152,7 @@ impl Ledger {
         };
         slot.facts = Some(facts);
         slot.changed = true;
+        self.restand(node);
         self.touch_node(node);
     }
 
@@ -158,6 +161,7 @@ impl Ledger {
             slot.facts = None;
             slot.changed = true;
         }
+        self.restand(node);
         self.touch_node(node);
     }
 

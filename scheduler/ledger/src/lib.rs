@@ -23,6 +23,7 @@
 #![forbid(unsafe_code)]
 
 mod amount;
+mod at_once;
 mod audit;
 mod backing;
 mod books;
@@ -39,6 +40,7 @@ mod room;
 mod settings;
 mod settle;
 mod slab;
+mod standing;
 mod timers;
 mod vm;
 
@@ -50,5 +52,5 @@ pub use facts::{
     VmFacts,
 };
 pub use ledger::Ledger;
-pub use place::{MAX_SCORE, NotReady, Placement};
+pub use place::{MAX_SCORE, NotReady, Placement, Shortage};
 pub use settings::{Scoring, Settings};

@@ -29,13 +29,15 @@ use crate::vm::{Wish, WishState, grows};
 impl Ledger {
     /// Takes in a request, or refuses it.
     pub(crate) fn asked(&mut self, asked: Asked, now: Moment) {
-        if let Err(answer) = self.admit(&asked) {
-            self.answer(asked.ticket, answer, Why::Refused);
-            return;
-        }
-        let Asked { ticket, vm, pod, generation, want, least, .. } = asked;
+        let id = match self.admit(&asked) {
+            Ok(id) => id,
+            Err(answer) => {
+                self.answer(asked.ticket, answer, Why::Refused);
+                return;
+            }
+        };
+        let Asked { ticket, pod, generation, want, least, .. } = asked;
         let rank = self.last_rank + 1;
-        let Some(id) = self.vms.find(&vm.uid) else { return };
         let book = self.vms.get_mut(id).and_then(|slot| slot.book.as_mut());
         let Some(book) = book else { return };
         book.newest_request = Some((pod.uid, generation));
@@ -66,11 +68,13 @@ impl Ledger {
             };
             self.answer(old, answer, Why::Superseded);
         }
-        self.touch_vm(id);
+        if !self.served_at_once(id, now) {
+            self.touch_vm(id);
+        }
     }
 
     /// Whether the request is the business of its sender, and new.
-    fn admit(&self, asked: &Asked) -> Result<(), Answer> {
+    fn admit(&self, asked: &Asked) -> Result<VmId, Answer> {
         let refuse = |code, message: &str| {
             Err(Answer::Refused { code, message: message.to_owned(), newest: None })
         };
@@ -107,7 +111,7 @@ impl Ledger {
                     newest: Some(*newest),
                 })
             }
-            _ => Ok(()),
+            _ => Ok(id),
         }
     }
 

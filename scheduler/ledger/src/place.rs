@@ -2,25 +2,109 @@
 //!
 //! kube-scheduler's own filter sees requests only; the ledger also knows promises that are not in any request yet.
 
-use std::collections::BTreeMap;
+use guest_units::Bytes;
 
 use crate::amount::{Amount, cpu_text};
-use crate::facts::{NodeFacts, PodFacts, PodKind, RunnerFacts};
+use crate::facts::{PodFacts, PodKind, RunnerFacts};
 use crate::ledger::Ledger;
 use crate::pod::PodBook;
 use crate::settings::Scoring;
-use crate::slab::PodId;
+use crate::slab::{NodeId, PodId};
+use crate::standing::Standing;
 
 /// The best score.
 pub const MAX_SCORE: i64 = 10;
 
-/// The nodes for a pod, and why not the others.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// Which nodes have room for a pod, and why not the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placement {
-    /// With room.
-    pub nodes: Vec<String>,
-    /// Without, and why, for users.
-    pub refused: BTreeMap<String, String>,
+    /// For each node of the question, in its order. None: there is room.
+    pub short: Vec<Option<Shortage>>,
+    need: Amount,
+    /// For each shortage: what is left where it is least, and where it is most.
+    left: [Option<(Amount, Amount)>; Shortage::ALL.len()],
+}
+
+/// Why a node has no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortage {
+    /// It is not known yet.
+    Unknown,
+    /// Too little CPU is left.
+    Cpu,
+    /// Too little memory is left.
+    Memory,
+    /// Too little of both.
+    Both,
+}
+
+impl Shortage {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Unknown, Self::Cpu, Self::Memory, Self::Both];
+
+    /// As a user understands it; `left` from the node with the least to the one with the most.
+    fn text(self, need: Amount, (least, most): (Amount, Amount)) -> String {
+        let at_most = |differs: bool| if differs { "at most " } else { "" };
+        let cpu = || {
+            let (need, left) = (cpu_text(need.cpu_millis), cpu_text(most.cpu_millis));
+            let at_most = at_most(least.cpu_millis < most.cpu_millis);
+            format!("needs {need} CPU, {at_most}{left} not promised to others")
+        };
+        let memory = || {
+            let (need, left) = (Bytes(need.memory_bytes), Bytes(most.memory_bytes));
+            let at_most = at_most(least.memory_bytes < most.memory_bytes);
+            format!("needs {need} memory, {at_most}{left} not promised to others")
+        };
+        match self {
+            Self::Unknown => "node is not known yet".to_owned(),
+            Self::Cpu => cpu(),
+            Self::Memory => memory(),
+            Self::Both => format!("{}; {}", cpu(), memory()),
+        }
+    }
+}
+
+impl Placement {
+    /// What users are told: one text for all nodes with the same shortage, since kube-scheduler counts equal texts, and ten
+    /// thousand different ones would tell nobody anything.
+    #[must_use]
+    pub fn reasons(&self) -> Reasons {
+        let text = |shortage: Shortage| {
+            let left = self.left.get(shortage as usize).copied().flatten();
+            left.map_or_else(String::new, |left| shortage.text(self.need, left))
+        };
+        Reasons(Shortage::ALL.map(text))
+    }
+
+    fn note(&mut self, short: Option<(Shortage, Amount)>) {
+        self.short.push(short.map(|(shortage, _)| shortage));
+        let Some((shortage, left)) = short else { return };
+        if let Some(known) = self.left.get_mut(shortage as usize) {
+            let (least, most) = known.unwrap_or((left, left));
+            *known = Some((least.min(left), most.max(left)));
+        }
+    }
+}
+
+/// The texts of a placement's shortages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reasons([String; Shortage::ALL.len()]);
+
+impl Reasons {
+    /// Empty for a shortage that no node had.
+    #[must_use]
+    pub fn of(&self, shortage: Shortage) -> &str {
+        self.0.get(shortage as usize).map_or("", |text| text)
+    }
+}
+
+/// A pod that looks for a node.
+#[derive(Debug, Clone, Copy)]
+struct Guest {
+    need: Amount,
+    /// It does not stand in its own way where it counts already.
+    own: Option<PodId>,
+    at: Option<NodeId>,
 }
 
 /// Why no placement can be decided now.
@@ -41,17 +125,21 @@ impl Ledger {
     }
 
     /// Which of the nodes have room for the pod.
-    pub fn filter(&self, pod: &PodFacts, nodes: &[String]) -> Result<Placement, NotReady> {
+    ///
+    /// # Errors
+    /// When no placement can be decided now.
+    pub fn filter<'a>(
+        &self,
+        pod: &PodFacts,
+        nodes: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Placement, NotReady> {
         self.ready()?;
-        let (own, need) = (self.pods.find(&pod.uid), self.placement_need(pod));
-        let mut placement = Placement::default();
+        let guest = self.guest(pod);
+        let nodes = nodes.into_iter();
+        let short = Vec::with_capacity(nodes.size_hint().0);
+        let mut placement = Placement { short, need: guest.need, left: [None; 4] };
         for node in nodes {
-            match self.fits(own, need, node, &[]) {
-                Ok(()) => placement.nodes.push(node.clone()),
-                Err(reason) => {
-                    placement.refused.insert(node.clone(), reason);
-                }
-            }
+            placement.note(self.short(guest, node));
         }
         Ok(placement)
     }
@@ -114,23 +202,53 @@ impl Ledger {
 
     /// A score from 0 to [`MAX_SCORE`] for each node: nodes are filled, but not to the brim.
     #[must_use]
-    pub fn prioritize(&self, pod: &PodFacts, nodes: &[String]) -> Vec<i64> {
-        let known = self.nodes.iter().filter_map(|(_, _, slot)| slot.facts.as_ref());
-        let largest = known.map(|node| node.allocatable).fold(Amount::ZERO, Amount::max);
-        let (own, need) = (self.pods.find(&pod.uid), self.placement_need(pod));
+    pub fn prioritize<'a>(
+        &self,
+        pod: &PodFacts,
+        nodes: impl IntoIterator<Item = &'a str>,
+    ) -> Vec<i64> {
+        let (guest, largest) = (self.guest(pod), self.standings.largest());
         let scoring = &self.settings.scoring;
-        let score = |name: &String| {
-            let Some(id) = self.nodes.find(name) else { return 0 };
-            let Some(node) = self.facts(id) else { return 0 };
-            let used = self.reserved_without(id, own) + need;
-            let score = scoring.score(used, node, largest);
+        let score = |name: &str| {
+            let Some((node, standing)) = self.standing(name) else { return 0 };
+            let used = self.others(guest, node, standing) + guest.need;
+            let score = scoring.score(used, standing.allocatable, largest);
             if scoring.randomize && score > 0 {
-                Scoring::spread(score, &pod.uid, name)
+                scoring.spread(score, &pod.uid, name)
             } else {
                 score
             }
         };
-        nodes.iter().map(score).collect()
+        nodes.into_iter().map(score).collect()
+    }
+
+    fn guest(&self, pod: &PodFacts) -> Guest {
+        let own = self.pods.find(&pod.uid);
+        let at = own.and_then(|own| self.pods.get(own)?.at);
+        Guest { need: self.placement_need(pod), own, at }
+    }
+
+    fn standing(&self, node: &str) -> Option<(NodeId, Standing)> {
+        let node = self.nodes.find(node)?;
+        Some((node, self.standings.get(node)?))
+    }
+
+    /// What all others take on a node.
+    fn others(&self, guest: Guest, node: NodeId, standing: Standing) -> Amount {
+        if guest.at == Some(node) {
+            self.reserved_without(node, guest.own)
+        } else {
+            standing.reserved
+        }
+    }
+
+    /// Why there is no room on a node, and how much is left there.
+    fn short(&self, guest: Guest, node: &str) -> Option<(Shortage, Amount)> {
+        let Some((node, standing)) = self.standing(node) else {
+            return Some((Shortage::Unknown, Amount::ZERO));
+        };
+        let left = standing.allocatable.saturating_sub(self.others(guest, node, standing));
+        shortage(guest.need, left).map(|short| (short, left))
     }
 
     /// Whether there is room for `need` without the pod itself and those that are evicted.
@@ -141,20 +259,11 @@ impl Ledger {
         node: &str,
         evicted: &[PodId],
     ) -> Result<(), String> {
-        let known = self.nodes.find(node).and_then(|id| Some((id, self.facts(id)?)));
-        let (id, facts) = known.ok_or_else(|| "node is not known yet".to_owned())?;
-        let room = facts.allocatable.saturating_sub(self.reserved_but_for(id, own, evicted));
-        let mut short = Vec::new();
-        if need.cpu_millis > room.cpu_millis {
-            let (need, room) = (cpu_text(need.cpu_millis), cpu_text(room.cpu_millis));
-            short.push(format!("needs {need} CPU, {room} not promised to others"));
-        }
-        if need.memory_bytes > room.memory_bytes {
-            let need = guest_units::Bytes(need.memory_bytes);
-            let room = guest_units::Bytes(room.memory_bytes);
-            short.push(format!("needs {need} memory, {room} not promised to others"));
-        }
-        if short.is_empty() { Ok(()) } else { Err(short.join("; ")) }
+        let unknown = || Shortage::Unknown.text(need, (Amount::ZERO, Amount::ZERO));
+        let (node, standing) = self.standing(node).ok_or_else(unknown)?;
+        let reserved = self.reserved_but_for(node, own, evicted);
+        let left = standing.allocatable.saturating_sub(reserved);
+        shortage(need, left).map_or(Ok(()), |short| Err(short.text(need, (left, left))))
     }
 
     /// What a pod will take where it is placed.
@@ -171,10 +280,18 @@ impl Ledger {
     }
 }
 
+fn shortage(need: Amount, left: Amount) -> Option<Shortage> {
+    match (need.cpu_millis > left.cpu_millis, need.memory_bytes > left.memory_bytes) {
+        (false, false) => None,
+        (true, false) => Some(Shortage::Cpu),
+        (false, true) => Some(Shortage::Memory),
+        (true, true) => Some(Shortage::Both),
+    }
+}
+
 impl Scoring {
-    /// The score of a node that is used so much.
-    fn score(&self, used: Amount, node: &NodeFacts, largest: Amount) -> i64 {
-        let total = node.allocatable;
+    /// The score of a node of `total` that is used so much.
+    fn score(&self, used: Amount, total: Amount, largest: Amount) -> i64 {
         let cpu = self.part(used.cpu_millis, total.cpu_millis, largest.cpu_millis);
         let memory = self.part(used.memory_bytes, total.memory_bytes, largest.memory_bytes);
         #[expect(clippy::cast_possible_truncation, reason = "0..=10 by construction")]
@@ -198,16 +315,17 @@ impl Scoring {
         score * ratio(total, largest.max(1))
     }
 
-    /// Evenly between 1 and the score, the same for the same pod and node.
-    fn spread(score: i64, pod: &str, node: &str) -> i64 {
+    /// Evenly between 1 and the score, the same for the same seed, pod and node.
+    fn spread(&self, score: i64, pod: &str, node: &str) -> i64 {
         // FNV-1a: fixed for ever, unlike the standard library's hasher.
-        let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+        let mut hash = 0xcbf2_9ce4_8422_2325_u64 ^ self.seed;
         for byte in pod.bytes().chain([0]).chain(node.bytes()) {
             hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
-        let score = score.max(1);
-        // The low bits of FNV are the weakest.
-        let picked = i64::try_from(hash >> 33).unwrap_or(0) % score;
+        // The last bytes, in which nodes differ, have not reached most bits yet: murmur3's last step mixes all into all.
+        hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        let picked = i64::try_from(hash >> 33).unwrap_or(0) % score.max(1);
         1 + picked
     }
 }
@@ -223,11 +341,6 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
-    fn node(cpu_millis: u64, gib: u64) -> NodeFacts {
-        let allocatable = Amount { cpu_millis, memory_bytes: gib * GIB };
-        NodeFacts { name: "n".into(), allocatable }
-    }
-
     fn used(cpu_millis: u64, gib: u64) -> Amount {
         Amount { cpu_millis, memory_bytes: gib * GIB }
     }
@@ -235,7 +348,7 @@ mod tests {
     #[test]
     fn the_score_peaks_at_the_peak_and_follows_the_fuller_resource() {
         let scoring = Scoring::default();
-        let node = node(10_000, 10);
+        let node = used(10_000, 10);
         let table = [
             (used(0, 0), 5),
             (used(4000, 4), 8),
@@ -245,7 +358,7 @@ mod tests {
             (used(10_001, 1), 0),
         ];
         for (used, expected) in table {
-            assert_eq!(scoring.score(used, &node, node.allocatable), expected, "{used}");
+            assert_eq!(scoring.score(used, node, node), expected, "{used}");
         }
     }
 
@@ -253,23 +366,33 @@ mod tests {
     fn small_nodes_score_less_and_absurd_ones_nothing() {
         let scoring = Scoring::default();
         let largest = used(20_000, 20);
-        assert_eq!(scoring.score(used(8000, 8), &node(10_000, 10), largest), 5);
-        assert_eq!(scoring.score(used(0, 0), &node(0, 0), largest), 0);
+        assert_eq!(scoring.score(used(8000, 8), used(10_000, 10), largest), 5);
+        assert_eq!(scoring.score(used(0, 0), used(0, 0), largest), 0);
         let steep = Scoring { peak: 0.0, ..scoring };
-        assert_eq!(steep.score(used(0, 0), &node(10_000, 10), node(10_000, 10).allocatable), 10);
+        assert_eq!(steep.score(used(0, 0), used(10_000, 10), used(10_000, 10)), 10);
         let flat = Scoring { peak: 1.0, ..scoring };
-        assert_eq!(flat.score(used(10_000, 10), &node(10_000, 10), used(10_000, 10)), 10);
+        assert_eq!(flat.score(used(10_000, 10), used(10_000, 10), used(10_000, 10)), 10);
     }
 
     #[test]
-    fn spreading_is_even_and_repeatable() {
-        let mut seen = [0_u32; 11];
-        for pod in 0..1000 {
-            let score = Scoring::spread(8, &format!("pod-{pod}"), "n1");
-            assert_eq!(score, Scoring::spread(8, &format!("pod-{pod}"), "n1"));
-            seen[usize::try_from(score).unwrap()] += 1;
+    fn spreading_is_even_over_pods_and_over_nodes_repeatable_and_seeded() {
+        let (one, other) = (Scoring::default(), Scoring { seed: 1, ..Scoring::default() });
+        for nodes_differ in [true, false] {
+            let (mut seen, mut same) = ([0_u32; 11], 0);
+            for index in 0..1000 {
+                let (pod, node) = if nodes_differ {
+                    ("pod".to_owned(), format!("node-{index}"))
+                } else {
+                    (format!("pod-{index}"), "n1".to_owned())
+                };
+                let score = one.spread(8, &pod, &node);
+                assert_eq!(score, one.spread(8, &pod, &node));
+                same += u32::from(score == other.spread(8, &pod, &node));
+                seen[usize::try_from(score).unwrap()] += 1;
+            }
+            assert!(seen[1..=8].iter().all(|count| (80..=170).contains(count)), "{seen:?}");
+            assert_eq!(seen[0] + seen[9] + seen[10], 0);
+            assert!((80..=170).contains(&same), "{same} of another seed are the same");
         }
-        assert!(seen[1..=8].iter().all(|count| (80..=170).contains(count)), "{seen:?}");
-        assert_eq!(seen[0] + seen[9] + seen[10], 0);
     }
 }

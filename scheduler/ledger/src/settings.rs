@@ -46,10 +46,12 @@ pub struct Scoring {
     pub peak: f64,
     /// Spread: a score between 1 and the real one, fixed for a pod and a node.
     pub randomize: bool,
+    /// Another seed spreads otherwise.
+    pub seed: u64,
 }
 
 impl Default for Scoring {
     fn default() -> Self {
-        Self { empty: 0.5, full: 0.0, peak: 0.8, randomize: false }
+        Self { empty: 0.5, full: 0.0, peak: 0.8, randomize: false, seed: 0 }
     }
 }

@@ -1,8 +1,10 @@
 //! Dense numbers for names: a uid or a name is looked up once per event, everything after that is by number.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, DefaultHasher};
+use std::hash::BuildHasher as _;
 use std::marker::PhantomData;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashTable;
 
 /// A number that stands for a name of one kind.
 pub(crate) trait Key: Copy + Ord {
@@ -40,41 +42,96 @@ keys! {
     VmId
 }
 
-/// Only looked up, never walked: the order of a hash map decides nothing. Its keys are fixed, since a brain asks nobody for
-/// random numbers.
-type Index = HashMap<String, usize, BuildHasherDefault<DefaultHasher>>;
-
 /// Things by number and by name. Numbers of what was removed are given again.
+///
+/// A name is kept once, in a row of its own: a look-up touches the index and the row, and not the thing, which is large.
 #[derive(Debug, Clone)]
 pub(crate) struct Slab<K, T> {
-    slots: Vec<Option<(String, T)>>,
-    free: Vec<usize>,
-    index: Index,
+    /// By number; empty where nothing is.
+    names: Vec<Name>,
+    items: Vec<Option<T>>,
+    free: Vec<u32>,
+    /// Only looked up, never walked: the order of a hash table decides nothing.
+    index: HashTable<u32>,
     kind: PhantomData<K>,
 }
 
 impl<K, T> Default for Slab<K, T> {
     fn default() -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), index: Index::default(), kind: PhantomData }
+        Self {
+            names: Vec::new(),
+            items: Vec::new(),
+            free: Vec::new(),
+            index: HashTable::new(),
+            kind: PhantomData,
+        }
     }
+}
+
+fn hash(name: &[u8]) -> u64 {
+    // The seed is fixed, since a brain asks nobody for random numbers.
+    const STATE: FixedState = FixedState::with_seed(0);
+    STATE.hash_one(name)
+}
+
+/// So many bytes stand in the row itself: any uid, and nearly every node's name.
+const SHORT: usize = 46;
+
+/// A name. Names all over the heap would cost a look-up more than all the rest of it.
+#[derive(Debug, Clone)]
+enum Name {
+    Short { len: u8, bytes: [u8; SHORT] },
+    Long(Box<str>),
+}
+
+impl Name {
+    fn new(text: &str) -> Self {
+        let mut bytes = [0; SHORT];
+        match (bytes.get_mut(..text.len()), u8::try_from(text.len())) {
+            (Some(start), Ok(len)) => {
+                start.copy_from_slice(text.as_bytes());
+                Self::Short { len, bytes }
+            }
+            _ => Self::Long(text.into()),
+        }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Short { len, bytes } => bytes.get(..usize::from(*len)).unwrap_or_default(),
+            Self::Long(text) => text.as_bytes(),
+        }
+    }
+
+    fn text(&self) -> &str {
+        // It was a text when it came.
+        std::str::from_utf8(self.bytes()).unwrap_or_default()
+    }
+}
+
+/// The name at a place.
+fn named(names: &[Name], place: u32) -> &[u8] {
+    names.get(place as usize).map_or(&[], Name::bytes)
 }
 
 impl<K: Key, T> Slab<K, T> {
     pub(crate) fn find(&self, name: &str) -> Option<K> {
-        self.index.get(name).map(|place| K::new(*place))
+        let name = name.as_bytes();
+        let same = |place: &u32| named(&self.names, *place) == name;
+        self.index.find(hash(name), same).map(|place| K::new(*place as usize))
     }
 
     pub(crate) fn get(&self, key: K) -> Option<&T> {
-        self.slots.get(key.place())?.as_ref().map(|(_, item)| item)
+        self.items.get(key.place())?.as_ref()
     }
 
     pub(crate) fn get_mut(&mut self, key: K) -> Option<&mut T> {
-        self.slots.get_mut(key.place())?.as_mut().map(|(_, item)| item)
+        self.items.get_mut(key.place())?.as_mut()
     }
 
     /// Empty for a number that stands for nothing.
     pub(crate) fn name(&self, key: K) -> &str {
-        self.slots.get(key.place()).and_then(Option::as_ref).map_or("", |(name, _)| name)
+        self.names.get(key.place()).map_or("", Name::text)
     }
 
     /// The number of a name; what is not there yet is made.
@@ -82,29 +139,37 @@ impl<K: Key, T> Slab<K, T> {
         if let Some(key) = self.find(name) {
             return key;
         }
-        let place = self.free.pop().unwrap_or(self.slots.len());
-        let key = K::new(place);
-        let slot = Some((name.to_owned(), make(key)));
-        match self.slots.get_mut(place) {
-            Some(free) => *free = slot,
-            None => self.slots.push(slot),
+        let next = u32::try_from(self.items.len()).unwrap_or(u32::MAX);
+        let place = self.free.pop().unwrap_or(next);
+        let key = K::new(place as usize);
+        let item = Some(make(key));
+        match (self.names.get_mut(key.place()), self.items.get_mut(key.place())) {
+            (Some(free), Some(slot)) => (*free, *slot) = (Name::new(name), item),
+            _ => {
+                self.names.push(Name::new(name));
+                self.items.push(item);
+            }
         }
-        self.index.insert(name.to_owned(), place);
+        let names = &self.names;
+        self.index.insert_unique(hash(name.as_bytes()), place, |place| hash(named(names, *place)));
         key
     }
 
     pub(crate) fn remove(&mut self, key: K) -> Option<T> {
-        let (name, item) = self.slots.get_mut(key.place())?.take()?;
-        self.index.remove(&name);
-        self.free.push(key.place());
+        let item = self.items.get_mut(key.place())?.take()?;
+        let name = std::mem::replace(self.names.get_mut(key.place())?, Name::new(""));
+        let here = |place: &u32| *place as usize == key.place();
+        if let Ok(entry) = self.index.find_entry(hash(name.bytes()), here) {
+            let (place, _) = entry.remove();
+            self.free.push(place);
+        }
         Some(item)
     }
 
     /// Everything, in the order of numbers: it depends on what was there before, so no decision may depend on it.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (K, &str, &T)> {
-        self.slots.iter().enumerate().filter_map(|(place, slot)| {
-            slot.as_ref().map(|(name, item)| (K::new(place), name.as_str(), item))
-        })
+        let named = self.names.iter().zip(&self.items).enumerate();
+        named.filter_map(|(place, (name, item))| Some((K::new(place), name.text(), item.as_ref()?)))
     }
 
     /// Those that `wanted` picks, in the order of their names.
@@ -118,7 +183,8 @@ impl<K: Key, T> Slab<K, T> {
     /// Sorts by names.
     pub(crate) fn sort(&self, keys: &mut [K]) {
         if keys.len() > 1 {
-            keys.sort_by(|one, other| self.name(*one).cmp(self.name(*other)));
+            let name = |key: K| self.names.get(key.place()).map_or(&[][..], Name::bytes);
+            keys.sort_by(|one, other| name(*one).cmp(name(*other)));
         }
     }
 }
@@ -126,6 +192,23 @@ impl<K: Key, T> Slab<K, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_any_length_are_found_and_ordered() {
+        let mut slab = Slab::<NodeId, usize>::default();
+        let lengths = [0, 1, SHORT - 1, SHORT, SHORT + 1, 300];
+        for len in lengths.into_iter().rev() {
+            slab.find_or_insert(&"x".repeat(len), |_| len);
+        }
+        for len in lengths {
+            let key = slab.find(&"x".repeat(len)).unwrap();
+            assert_eq!((slab.name(key).len(), slab.get(key)), (len, Some(&len)));
+        }
+        let sorted: Vec<usize> =
+            slab.by_name(|_, _| true).iter().map(|key| slab.name(*key).len()).collect();
+        assert_eq!(sorted, lengths);
+        assert_eq!(slab.find(&"x".repeat(SHORT + 2)), None);
+    }
 
     #[test]
     fn numbers_are_given_again_and_names_decide_the_order() {

@@ -256,7 +256,7 @@ fn without_the_lease_every_request_ends() {
     assert_eq!(refused(&world.take()[0]).0, RefusalCode::NotReady);
     world.ask("a", 2, size(2000, 2), size(1000, 2));
     assert_eq!(refused(&world.take()[0]).0, RefusalCode::NotReady);
-    assert!(world.ledger.filter(&runner("x", None, amount(1, 1)), &["n1".into()]).is_err());
+    assert!(world.ledger.filter(&runner("x", None, amount(1, 1)), ["n1"]).is_err());
 }
 
 #[test]

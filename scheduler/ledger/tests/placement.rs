@@ -7,53 +7,81 @@ use std::time::Duration;
 use scheduler_ledger::{Answer, Event, PodFacts, Seal};
 use support::{Done, World, amount, cost, node, ordinary, runner, size, vm};
 
-fn world() -> (World, Vec<String>) {
+/// The nodes with room for a pod.
+fn room(world: &World, pod: &PodFacts, nodes: &[&str]) -> Vec<String> {
+    let short = world.ledger.filter(pod, nodes.iter().copied()).unwrap().short;
+    let kept = nodes.iter().zip(short).filter(|(_, short)| short.is_none());
+    kept.map(|(node, _)| (*node).to_owned()).collect()
+}
+
+/// Why each of the nodes has no room.
+fn reasons(world: &World, pod: &PodFacts, nodes: &[&str]) -> Vec<String> {
+    let placement = world.ledger.filter(pod, nodes.iter().copied()).unwrap();
+    let reasons = placement.reasons();
+    placement.short.iter().map(|short| reasons.of(short.unwrap()).to_owned()).collect()
+}
+
+fn world() -> World {
     let mut world = World::new(&[node("n1", 4000, 8), node("n2", 4000, 8)]);
     world.running("a", "n1", size(2000, 4));
-    (world, vec!["n1".into(), "n2".into()])
+    world
 }
+
+const NODES: &[&str] = &["n1", "n2"];
 
 #[test]
 fn nodes_without_room_are_refused_with_a_reason_that_users_understand() {
-    let (mut world, nodes) = world();
+    let mut world = world();
     world.vm(vm("b", size(3000, 2)));
     let pod = runner("b", None, cost(size(3000, 2)));
     world.pod(pod.clone());
-    let placement = world.ledger.filter(&pod, &nodes).unwrap();
-    assert_eq!(placement.nodes, ["n2"]);
-    assert_eq!(placement.refused["n1"], "needs 3100m CPU, 1900m not promised to others");
+    assert_eq!(room(&world, &pod, NODES), ["n2"]);
+    assert_eq!(reasons(&world, &pod, &["n1"]), ["needs 3100m CPU, 1900m not promised to others"]);
     let huge = ordinary("o", "", amount(5000, 10 * 1024));
-    let placement = world.ledger.filter(&huge, &["n2".into(), "n3".into()]).unwrap();
     assert_eq!(
-        placement.refused["n2"],
-        "needs 5 CPU, 4 not promised to others; needs 10Gi memory, 8Gi not promised to others"
+        reasons(&world, &huge, &["n2", "n3"]),
+        [
+            "needs 5 CPU, 4 not promised to others; needs 10Gi memory, 8Gi not promised to others",
+            "node is not known yet"
+        ]
     );
-    assert_eq!(placement.refused["n3"], "node is not known yet");
+}
+
+#[test]
+fn all_nodes_with_the_same_shortage_share_one_reason() {
+    let world = world();
+    let large = ordinary("o", "", amount(5000, 1024));
+    let text = "needs 5 CPU, at most 4 not promised to others";
+    assert_eq!(reasons(&world, &large, NODES), [text, text]);
+    let huge = ordinary("o", "", amount(5000, 10 * 1024));
+    let text = "needs 5 CPU, at most 4 not promised to others; \
+        needs 10Gi memory, at most 8Gi not promised to others";
+    assert_eq!(reasons(&world, &huge, NODES), [text, text]);
 }
 
 #[test]
 fn room_that_is_promised_but_not_requested_yet_is_not_given_away() {
-    let (mut world, nodes) = world();
+    let mut world = world();
     world.ask("a", 1, size(3500, 4), size(2000, 4));
     world.take();
     let pod = ordinary("o", "", amount(1000, 0));
-    assert_eq!(world.ledger.filter(&pod, &nodes).unwrap().nodes, ["n2"]);
+    assert_eq!(room(&world, &pod, NODES), ["n2"]);
 }
 
 #[test]
 fn a_vm_needs_room_for_what_was_approved_before() {
-    let (mut world, nodes) = world();
+    let mut world = world();
     let mut facts = vm("b", size(1000, 1));
     facts.visible = Some(Seal { epoch: 1, generation: 1, size: size(3000, 1) });
     world.vm(facts);
     let pod = runner("b", None, cost(size(1000, 1)));
     // The approval is on its way back to the spec, but still usable.
-    assert_eq!(world.ledger.filter(&pod, &nodes).unwrap().nodes, ["n2"]);
+    assert_eq!(room(&world, &pod, NODES), ["n2"]);
 }
 
 #[test]
 fn a_binding_counts_at_once_and_is_forgotten_when_the_api_server_says_so() {
-    let (mut world, _) = world();
+    let mut world = world();
     world.vm(vm("b", size(3000, 2)));
     world.vm(vm("c", size(3000, 2)));
     for name in ["b", "c"] {
@@ -84,7 +112,7 @@ fn a_binding_counts_at_once_and_is_forgotten_when_the_api_server_says_so() {
 
 #[test]
 fn a_binding_that_nobody_confirms_counts_until_the_api_server_denies_it() {
-    let (mut world, _) = world();
+    let mut world = world();
     world.vm(vm("b", size(3000, 2)));
     world.pod(runner("b", None, cost(size(3000, 2))));
     let (placed, _) = world.ledger.may_bind("pod-b", "n2").unwrap();
@@ -120,7 +148,7 @@ fn a_binding_that_nobody_confirms_counts_until_the_api_server_denies_it() {
 
 #[test]
 fn a_list_from_before_does_not_drop_a_pod_that_was_looked_up_or_bound() {
-    let (mut world, _) = world();
+    let mut world = world();
     world.vm(vm("b", size(3000, 2)));
     let mut pod = runner("b", None, cost(size(3000, 2)));
     pod.version = 50;
@@ -138,7 +166,7 @@ fn a_list_from_before_does_not_drop_a_pod_that_was_looked_up_or_bound() {
 
 /// A VM that was given 3 CPUs and uses 1, the approval of which its agent has not written.
 fn grown_and_shrunk() -> World {
-    let (mut world, _) = world();
+    let mut world = world();
     world.ask("a", 1, size(3000, 4), size(3000, 4));
     let done = world.take();
     world.resize(&done[0]);
@@ -184,7 +212,7 @@ fn an_approval_is_written_when_the_lease_is_held_again_with_the_same_epoch() {
 
 #[test]
 fn a_pod_of_another_namespace_is_not_a_vms() {
-    let (mut world, nodes) = world();
+    let mut world = world();
     world.vm(vm("b", size(1000, 1)));
     world.take();
     let foreign = |node| {
@@ -192,7 +220,7 @@ fn a_pod_of_another_namespace_is_not_a_vms() {
         PodFacts { namespace: "foreign".into(), ..pod }
     };
     world.pod(foreign(None));
-    assert_eq!(world.ledger.filter(&foreign(None), &nodes).unwrap().nodes, nodes);
+    assert_eq!(room(&world, &foreign(None), NODES), NODES);
     assert!(world.ledger.may_bind("pod-b", "n1").is_err());
     world.pod(foreign(Some("n1")));
     assert_eq!(world.take(), [], "nothing is promised to it");
@@ -203,7 +231,7 @@ fn a_pod_of_another_namespace_is_not_a_vms() {
 
 #[test]
 fn the_next_pod_of_a_vm_keeps_room_for_what_is_approved() {
-    let (mut world, _) = world();
+    let mut world = world();
     let mut facts = vm("b", size(1000, 1));
     facts.visible = Some(Seal { epoch: 1, generation: 1, size: size(3000, 1) });
     (facts.obeyed, facts.plugged) = (Some((1, 1)), Some(size(1000, 1)));
@@ -218,7 +246,7 @@ fn the_next_pod_of_a_vm_keeps_room_for_what_is_approved() {
 
 #[test]
 fn evictions_never_name_a_vm_and_must_be_of_use() {
-    let (mut world, _) = world();
+    let mut world = world();
     world.pod(ordinary("small", "n2", amount(1000, 0)));
     world.pod(ordinary("large", "n2", amount(3000, 0)));
     let pod = ordinary("new", "", amount(2000, 0));
@@ -235,12 +263,12 @@ fn evictions_never_name_a_vm_and_must_be_of_use() {
 
 #[test]
 fn the_fuller_node_is_better_up_to_the_peak() {
-    let (world, nodes) = world();
+    let world = world();
     let small = ordinary("o", "", amount(400, 512));
-    let scores = world.ledger.prioritize(&small, &nodes);
+    let scores = world.ledger.prioritize(&small, NODES.iter().copied());
     assert!(scores[0] > scores[1], "{scores:?}");
     let large = ordinary("o", "", amount(1800, 1024));
-    let scores = world.ledger.prioritize(&large, &nodes);
+    let scores = world.ledger.prioritize(&large, NODES.iter().copied());
     assert!(scores[0] < scores[1], "{scores:?}");
 }
 
@@ -249,9 +277,9 @@ fn nothing_is_placed_before_everything_is_known() {
     let mut world = World::new(&[node("n1", 4000, 8)]);
     world.ledger = scheduler_ledger::Ledger::new(scheduler_ledger::Settings::default());
     let pod = ordinary("o", "", amount(1, 1));
-    assert!(world.ledger.filter(&pod, &["n1".into()]).is_err());
+    assert!(world.ledger.filter(&pod, ["n1"]).is_err());
     world.tell(Event::Leader(Some(1)));
-    assert!(world.ledger.filter(&pod, &["n1".into()]).is_err());
+    assert!(world.ledger.filter(&pod, ["n1"]).is_err());
     world.relist(1);
-    assert_eq!(world.ledger.filter(&pod, &["n1".into()]).unwrap().nodes, ["n1"]);
+    assert_eq!(room(&world, &pod, &["n1"]), ["n1"]);
 }

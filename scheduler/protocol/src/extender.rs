@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// A longer body is refused unread: names of 100,000 nodes fit.
 pub const MAX_BODY_BYTES: usize = 32 * 1024 * 1024;
@@ -23,8 +23,21 @@ pub struct ExtenderArgs<'a> {
     #[serde(borrow)]
     pub pod: PodView<'a>,
     /// The nodes that are left. Absent: the configuration lacks `nodeCacheCapable`.
-    #[serde(default)]
-    pub node_names: Option<Vec<String>>,
+    #[serde(borrow, default)]
+    pub node_names: Option<Vec<NodeName<'a>>>,
+}
+
+/// Name of a node, as it stands in the body: there may be ten thousand.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct NodeName<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl NodeName<'_> {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 /// The part of a pod that decides how much of a node it takes.
@@ -135,25 +148,30 @@ pub struct Quantities<'a> {
     pub memory: Option<Cow<'a, str>>,
 }
 
-/// Answer to filter.
+/// Answer to filter, written from what the question and the ledger hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct FilterResult {
+pub struct FilterResult<'a> {
     /// The nodes that are left.
-    pub node_names: Vec<String>,
-    /// The nodes that are not, with the reason that users see.
-    pub failed_nodes: BTreeMap<String, String>,
+    pub node_names: Vec<&'a str>,
+    /// The nodes that are not, with the reason that users see. Each node is named once.
+    #[serde(serialize_with = "as_map")]
+    pub failed_nodes: Vec<(&'a str, &'a str)>,
     /// A fault: the pod is tried again later.
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub error: String,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub error: &'a str,
+}
+
+fn as_map<S: Serializer>(pairs: &[(&str, &str)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(pairs.iter().copied())
 }
 
 /// One entry of the answer to prioritize.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "PascalCase")]
-pub struct HostPriority {
+pub struct HostPriority<'a> {
     /// The node.
-    pub host: String,
+    pub host: &'a str,
     /// 0 to [`MAX_SCORE`].
     pub score: i64,
 }

@@ -2,7 +2,7 @@
 
 use scheduler_protocol::extender::{
     BindingArgs, BindingResult, ExtenderArgs, FilterResult, HostPriority, MetaPod, MetaVictims,
-    PreemptionArgs, PreemptionResult,
+    NodeName, PreemptionArgs, PreemptionResult,
 };
 use scheduler_protocol::{
     BadRequest, MAX_CPU, MAX_MEMORY, Outcome, PermitAnswer, PermitRequest, Refusal, RefusalCode,
@@ -65,7 +65,10 @@ fn absurd_requests_are_typed_errors() {
 #[test]
 fn extender_bodies_are_read_without_copying_names() {
     let args: ExtenderArgs<'_> = serde_json::from_str(ARGS).unwrap();
-    assert_eq!(args.node_names.as_deref(), Some(&["n1".to_owned(), "n2".to_owned()][..]));
+    let names = args.node_names.as_deref().unwrap();
+    assert_eq!(names.iter().map(NodeName::as_str).collect::<Vec<_>>(), ["n1", "n2"]);
+    let body = ARGS.as_bytes().as_ptr_range();
+    assert!(names.iter().all(|name| body.contains(&name.as_str().as_ptr())), "names are borrowed");
     let pod = &args.pod;
     assert!(matches!(pod.metadata.name, std::borrow::Cow::Borrowed("pg-x7k2q")));
     let owner = &pod.metadata.owner_references[0];
@@ -92,12 +95,12 @@ fn extender_answers_have_go_field_names() {
         MetaVictims { pods: Some(vec![MetaPod { uid: "u2".into() }]), num_pdb_violations: 0 };
     let written = json!({
         "filter": FilterResult {
-            node_names: vec!["n1".into()],
-            failed_nodes: [("n2".into(), "no room".into())].into(),
-            error: String::new(),
+            node_names: vec!["n1"],
+            failed_nodes: vec![("n2", "no room")],
+            error: "",
         },
-        "fault": FilterResult { error: "not ready".into(), ..FilterResult::default() },
-        "prioritize": [HostPriority { host: "n1".into(), score: 7 }],
+        "fault": FilterResult { error: "not ready", ..FilterResult::default() },
+        "prioritize": [HostPriority { host: "n1", score: 7 }],
         "preempt": PreemptionResult {
             node_name_to_meta_victims: [("n1".into(), victims)].into(),
         },

@@ -17,6 +17,9 @@ const BRAIN_ALLOWED: &[&str] = &[
     "ryu",
     "zmij",
     "memchr",
+    // The index of the ledger's names.
+    "foldhash",
+    "hashbrown",
     "proc-macro2",
     "quote",
     "syn",

@@ -67,10 +67,10 @@ async fn without_the_lease_nothing_is_sent() {
         number: 1,
         requests: Amount { cpu_millis: 1, memory_bytes: 1 },
     };
-    let (core, mut told) = core::channel();
+    let (core, mut told) = core::channel(Settings::default());
     let effects = Effects { core, ..extender.effects.clone() };
     effects.resize(order, scheduler_ledger::Why::Return);
-    let ended = told.recv().await;
+    let ended = told.commands.recv().await;
     let result = ResizeResult::NotHeld;
     assert!(
         matches!(ended, Some(Command::Event(Event::ResizeEnded { result: it, .. })) if it == result),

@@ -305,11 +305,14 @@ impl World {
         };
         let nodes: Vec<String> = (0..self.node_count()).filter(fits).map(node_name).collect();
         let facts = object.facts(pod);
-        let Ok(placement) = ledger.filter(&facts, &nodes) else { return false };
-        let scores = ledger.prioritize(&facts, &placement.nodes);
-        let best = scores.iter().zip(&placement.nodes).max_by_key(|(score, _)| **score);
+        let names = nodes.iter().map(String::as_str);
+        let Ok(placement) = ledger.filter(&facts, names.clone()) else { return false };
+        let kept = names.zip(placement.short).filter(|(_, short)| short.is_none());
+        let kept: Vec<&str> = kept.map(|(name, _)| name).collect();
+        let scores = ledger.prioritize(&facts, kept.iter().copied());
+        let best = scores.iter().zip(&kept).max_by_key(|(score, _)| **score);
         let Some((_, name)) = best else { return false };
-        let (name, node) = (name.clone(), number(name).unwrap_or_default());
+        let (name, node) = ((*name).to_owned(), number(name).unwrap_or_default());
         let Ok((placed, _epoch)) = ledger.may_bind(&uid, &name) else { return false };
         self.tell_ledger(Event::Placing(placed));
         let life = self.extender.life;
