@@ -8,7 +8,7 @@ mod fleet;
 use std::collections::HashMap;
 use std::hint::black_box;
 
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use fleet::{NODE, NOW, pod, size, vm};
 use guest_units::{Moment, Size};
 use scheduler_ledger::{
@@ -83,10 +83,16 @@ impl Desk {
 fn bench(criterion: &mut Criterion) {
     let mut desk = Desk::new(1, 100);
     criterion.bench_function("a request that changes nothing, node of 100", |bencher| {
-        bencher.iter(|| {
-            desk.ask(50, size(1000, 2), size(1000, 2));
+        let mut number = 0;
+        let ask = || {
+            number += 1;
+            fleet::asked(50, 0, number, size(1000, 2))
+        };
+        let answer = |asked| {
+            desk.ledger.handle(Event::Asked(asked), desk.now);
             black_box(desk.act());
-        });
+        };
+        bencher.iter_batched(ask, answer, BatchSize::SmallInput);
     });
     let mut desk = Desk::new(1, 100);
     criterion.bench_function("grown and shrunk, node of 100", |bencher| {

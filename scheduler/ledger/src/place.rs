@@ -209,8 +209,9 @@ impl Ledger {
     ) -> Vec<i64> {
         let (guest, largest) = (self.guest(pod), self.standings.largest());
         let scoring = &self.settings.scoring;
-        let score = |name: &str| {
-            let Some((node, standing)) = self.standing(name) else { return 0 };
+        let score = |(name, found): (&str, Option<NodeId>)| {
+            let standing = found.and_then(|node| Some((node, self.standings.get(node)?)));
+            let Some((node, standing)) = standing else { return 0 };
             let used = self.others(guest, node, standing) + guest.need;
             let score = scoring.score(used, standing.allocatable, largest);
             if scoring.randomize && score > 0 {
@@ -219,7 +220,9 @@ impl Ledger {
                 score
             }
         };
-        nodes.into_iter().map(score).collect()
+        // The scores' divisions apart from the look-ups: memory is waited for several times at once then.
+        let found: Vec<_> = nodes.into_iter().map(|name| (name, self.nodes.find(name))).collect();
+        found.into_iter().map(score).collect()
     }
 
     fn guest(&self, pod: &PodFacts) -> Guest {

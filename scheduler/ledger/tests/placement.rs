@@ -9,16 +9,16 @@ use support::{Done, World, amount, cost, node, ordinary, runner, size, vm};
 
 /// The nodes with room for a pod.
 fn room(world: &World, pod: &PodFacts, nodes: &[&str]) -> Vec<String> {
-    let short = world.ledger.filter(pod, nodes.iter().copied()).unwrap().short;
+    let short = world.ledger.filter(pod, nodes.iter().copied()).expect("it leads").short;
     let kept = nodes.iter().zip(short).filter(|(_, short)| short.is_none());
     kept.map(|(node, _)| (*node).to_owned()).collect()
 }
 
 /// Why each of the nodes has no room.
 fn reasons(world: &World, pod: &PodFacts, nodes: &[&str]) -> Vec<String> {
-    let placement = world.ledger.filter(pod, nodes.iter().copied()).unwrap();
+    let placement = world.ledger.filter(pod, nodes.iter().copied()).expect("it leads");
     let reasons = placement.reasons();
-    placement.short.iter().map(|short| reasons.of(short.unwrap()).to_owned()).collect()
+    placement.short.iter().flatten().map(|short| reasons.of(*short).to_owned()).collect()
 }
 
 fn world() -> World {

@@ -257,6 +257,42 @@ async fn permits(extender: &Extender) {
     control.print("control: echo of a permit's body", None);
     same.print("permit, the same again", Some(&control));
     other.print("permit, another size that is backed", Some(&control));
+    parts(extender, generation).await;
+}
+
+/// What the two largest parts of a permit take, without listener and client.
+async fn parts(extender: &Extender, mut generation: u64) {
+    let (mut signature, mut turn) = <(Latency, Latency)>::default();
+    let size = Size { cpu: MilliCpu(1000), memory: Bytes::from_gib(1) };
+    for _ in 0..ROUNDS {
+        let (mut of_signature, mut of_turn) = <(Vec<_>, Vec<_>)>::default();
+        for _ in 0..PERMITS {
+            generation += 1;
+            let request = serde_json::from_value(permit(generation, "1")).unwrap();
+            let scheduler_protocol::PermitRequest { vm, pod, want, least, .. } = request;
+            let asked = scheduler_ledger::Asked {
+                ticket: scheduler_ledger::Ticket(0),
+                caller_node: "n1".into(),
+                vm,
+                pod,
+                generation,
+                want,
+                least,
+            };
+            let started = Instant::now();
+            let _answer =
+                extender.core.ask(|reply| Command::Permit { asked, reply }).await.unwrap();
+            of_turn.push(started.elapsed());
+            let started = Instant::now();
+            let seal = scheduler_ledger::Seal { epoch: 1, generation, size };
+            let _signed = extender.signer.sign("u1", seal).unwrap();
+            of_signature.push(started.elapsed());
+        }
+        signature.add(of_signature);
+        turn.add(of_turn);
+    }
+    signature.print("  of which the signature", None);
+    turn.print("  of which the way to the ledger and back", None);
 }
 
 /// One pod: filter, and prioritize with what it leaves.
