@@ -45,6 +45,7 @@ fn pod(index: usize, node: usize, generation: u64, requests: Amount) -> PodFacts
         name: format!("postgres-{index}-pod"),
         node: Some(format!("node-{node}")),
         finished: false,
+        unschedulable: false,
         version: generation,
         kind: PodKind::Runner(RunnerFacts {
             vm_uid: format!("f7b3c1de-vm-{index}"),

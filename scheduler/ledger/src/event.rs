@@ -184,6 +184,8 @@ pub enum Answer {
         outcome: Outcome,
         /// The approval.
         seal: Seal,
+        /// What the VM would get at once beyond that, if it asked: totals less the permit, per resource.
+        leased: Size,
         /// Why it is less than wanted; empty when granted.
         reason: String,
     },
@@ -238,8 +240,12 @@ pub enum Why {
     Superseded,
     /// Room for a growth.
     Grow,
+    /// A lease of headroom.
+    Lease,
     /// The pod's requests are more than its promise needs.
     Return,
+    /// A lease is needed elsewhere.
+    GiveWay,
     /// The spec of a VM without an agent, or of one that has just got its pod.
     SpecWants,
     /// The VM has no pod: its approval returns to what the spec wants.
@@ -266,7 +272,9 @@ impl Why {
             Self::Refused => "refused",
             Self::Superseded => "superseded",
             Self::Grow => "grow",
+            Self::Lease => "lease",
             Self::Return => "return",
+            Self::GiveWay => "give_way",
             Self::SpecWants => "spec_wants",
             Self::NoPod => "no_pod",
             Self::Waiting => "waiting",

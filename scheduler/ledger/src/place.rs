@@ -122,7 +122,9 @@ impl Ledger {
         let score = |name: &String| {
             let Some(id) = self.nodes.find(name) else { return 0 };
             let Some(node) = self.facts(id) else { return 0 };
-            let used = self.reserved_without(id, own) + need;
+            // What is leased gives way: it does not make a node full.
+            let leased = self.nodes.get(id).map_or(Amount::ZERO, |slot| slot.leased.amount());
+            let used = self.reserved_without(id, own).saturating_sub(leased) + need;
             let score = scoring.score(used, node, largest);
             if scoring.randomize && score > 0 {
                 Scoring::spread(score, &pod.uid, name)
@@ -158,7 +160,7 @@ impl Ledger {
     }
 
     /// What a pod will take where it is placed.
-    fn placement_need(&self, pod: &PodFacts) -> Amount {
+    pub(crate) fn placement_need(&self, pod: &PodFacts) -> Amount {
         match &pod.kind {
             PodKind::Ordinary { requests } => *requests,
             PodKind::Runner(runner) => {

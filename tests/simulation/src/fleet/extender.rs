@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use guest_units::{Moment, Size};
 use scheduler_ledger::{
-    Action, Answer, Asked, Event, Ledger, PodFacts, PodKind, Seal, Settings, Ticket,
+    Action, Answer, Asked, Event, Ledger, PodFacts, PodKind, Seal, Settings, Ticket, Why,
 };
 use scheduler_protocol::ObjectRef;
 
@@ -147,18 +147,21 @@ impl World {
             }
             for todo in actions.start {
                 self.extender.ledger.handle(Event::Started(todo.id), now);
-                self.do_for_ledger(todo.action);
+                self.do_for_ledger(todo.action, todo.why);
             }
         }
         self.broken(7, 0, "the ledger starts actions without end".to_owned());
     }
 
-    fn do_for_ledger(&mut self, action: Action) {
+    fn do_for_ledger(&mut self, action: Action, why: Why) {
         let life = self.extender.life;
         match action {
-            Action::Answer { ticket, answer } => self.answer(ticket, answer),
+            Action::Answer { ticket, answer } => self.answer(ticket, answer, why),
             Action::Resize { pod, version, epoch, number: order, requests } => {
                 let Some(pod) = number(&pod.uid) else { return };
+                if let Owner::Vm(vm) = self.pods[pod as usize].owner {
+                    self.vms[vm as usize].permits.pod_resizes += 1;
+                }
                 let message =
                     Message::Resize { pod, life, version, epoch, number: order, requests };
                 self.send(Link::ExtenderApi, message);
@@ -176,11 +179,14 @@ impl World {
         }
     }
 
-    fn answer(&mut self, ticket: Ticket, answer: Answer) {
+    fn answer(&mut self, ticket: Ticket, answer: Answer, why: Why) {
         let Some(open) = self.extender.open.remove(&ticket.0) else { return };
         let Open { vm, life, generation, echo, .. } = open;
         if let Answer::Permit { seal, .. } = &answer {
             self.issued(vm, *seal);
+            let permits = &mut self.vms[vm as usize].permits;
+            permits.at_once += u32::from(why == Why::AlreadyBacked);
+            permits.by_resize += u32::from(why == Why::KubeletAllocated);
         }
         if echo {
             return;
