@@ -153,7 +153,7 @@ impl Ledger {
         due.into_iter().for_each(|node| self.touch_node(node));
     }
 
-    /// The number of a node will stand for another one.
+    /// A node is gone, or its number will stand for another one.
     pub(crate) fn forget_calls_on(&mut self, node: NodeId) {
         for call in self.calls.values_mut() {
             call.tries.remove(&node);

@@ -53,14 +53,14 @@ impl<'a> Leasing<'a> {
         self.runner.total(self.going).saturating_sub(self.runner.total(self.needed))
     }
 
-    /// Requests with so many whole leases.
-    fn with(&self, leases: u32) -> Amount {
+    /// Requests with so many steps of growth.
+    fn with(&self, steps: u32) -> Amount {
         let mut base = self.book.promise();
         if let Some(WishState::Growing { target, .. }) = self.book.wish.as_ref().map(|it| it.state)
         {
             base = base.max(target);
         }
-        let size = self.book.with_steps(base, self.lease, leases);
+        let size = (0..steps).fold(base, |size, _| self.book.step(size, self.lease));
         self.book.price(self.runner).cost(size).max(self.needed)
     }
 
@@ -87,19 +87,16 @@ impl<'a> Leasing<'a> {
 }
 
 impl VmBook {
-    /// A size with so many steps of growth on top.
-    fn with_steps(&self, base: Size, lease: &Lease, steps: u32) -> Size {
+    /// The next step of growth.
+    fn step(&self, base: Size, lease: &Lease) -> Size {
         let Lease { cpu_percent, memory_percent, least, .. } = lease;
         let part = |of: u64, percent: u32| of.saturating_mul(percent.into()) / 100;
         let cpu = part(base.cpu.0.into(), *cpu_percent).max(least.cpu.0.into());
+        let cpu = u32::try_from(cpu.saturating_add(base.cpu.0.into())).unwrap_or(u32::MAX);
         let slot = self.facts.slot.0.max(1);
         let memory = part(base.memory.0, *memory_percent).max(least.memory.0);
-        let memory = memory.div_ceil(slot).saturating_mul(slot);
-        let steps = u64::from(steps);
-        let cpu = u64::from(base.cpu.0).saturating_add(cpu.saturating_mul(steps));
-        let memory = base.memory.0.saturating_add(memory.saturating_mul(steps));
-        let cpu = MilliCpu(u32::try_from(cpu).unwrap_or(u32::MAX));
-        Size { cpu, memory: Bytes(memory) }.min(self.facts.max).max(base)
+        let memory = memory.div_ceil(slot).saturating_mul(slot).saturating_add(base.memory.0);
+        Size { cpu: MilliCpu(cpu), memory: Bytes(memory) }.min(self.facts.max).max(base)
     }
 }
 
@@ -130,6 +127,10 @@ impl Ledger {
         }
         if let Some(most) = way.most(pod.id) {
             return Wanted { requests: spec.min(most).max(needed), waits: true };
+        }
+        if needed.fits_in(spec) && !pod.book.settled() {
+            // Another order would only make what waits for this one wait longer.
+            return Wanted { requests: spec, waits: true };
         }
         let (full, most) = (leasing.with(1), leasing.with(2));
         let rests = way.pressed || pod.book.no_lease_before > now;
@@ -216,7 +217,7 @@ impl Part {
     }
 
     /// What to request if anything is ordered, and whether that is for this resource. Few orders: a lease is refilled when
-    /// half of it is used up and half of it is there to be had, and returned when it is twice what it should be.
+    /// half of it is used up and half of it is there to be had, and returned when it is more than two steps.
     fn decide(&self, most: u64, room: u64) -> (u64, Verdict) {
         let Self { needed, have, full } = *self;
         if have > most {
@@ -248,7 +249,7 @@ mod tests {
             ((100, 100, 300, 1000), (200, Verdict::Orders), "none"),
             ((100, 151, 300, 1000), (200, Verdict::Stays), "less than half is used up"),
             ((100, 150, 300, 1000), (200, Verdict::Orders), "half is used up"),
-            ((100, 300, 300, 1000), (300, Verdict::Stays), "twice is kept"),
+            ((100, 300, 300, 1000), (300, Verdict::Stays), "two steps are kept"),
             ((100, 301, 300, 1000), (200, Verdict::Orders), "more is returned"),
             ((100, 100, 300, 149), (149, Verdict::Waits), "less than half is to be had"),
             ((100, 100, 300, 150), (150, Verdict::Orders), "half is to be had"),

@@ -161,6 +161,7 @@ impl Ledger {
             slot.facts = None;
             slot.changed = true;
         }
+        self.forget_calls_on(node);
         self.touch_node(node);
     }
 

@@ -140,6 +140,13 @@ impl PodBook {
         self.order.map_or(spec, |order| order.requests)
     }
 
+    /// Whether kubelet has acted on the newest spec, and given what it asks for.
+    pub(crate) fn settled(&self) -> bool {
+        self.facts.runner().is_some_and(|runner| {
+            runner.observed >= runner.generation && runner.allocated == Some(runner.spec)
+        })
+    }
+
     /// Whether nothing stands against an order now.
     pub(crate) fn may_be_ordered(&self, now: Moment) -> bool {
         self.order.is_none() && self.not_before <= now && self.unconfirmed.is_none()

@@ -47,8 +47,9 @@ impl Default for Settings {
 /// what there is, and no less than one CPU and one GiB, which is what four cores fill in 250 ms. Memory comes in whole slots.
 /// Nothing is leased above the VM's maximum.
 ///
-/// A lease is refilled when half of it is used up (and at least half can be had), and returned when it is twice as large as it
-/// should be, which happens when a promise shrinks: a VM that swings between a size and the next step is never resized.
+/// A lease is refilled when half of it is used up (and at least half can be had). When a promise shrinks, what it gives back becomes
+/// lease; only more than two steps in a row is returned, down to one: a VM that swings between a size and the next step is never
+/// resized.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
     /// A step of CPU, in percent of what is promised.
