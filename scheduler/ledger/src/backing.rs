@@ -149,7 +149,11 @@ impl Ledger {
         }
         writing.in_flight = true;
         let seal = writing.seal;
-        let why = if placed { Why::SpecWants } else { Why::NoPod };
+        let why = match (placed, book.facts.autoscaled) {
+            (false, _) => Why::NoPod,
+            (true, false) => Why::SpecWants,
+            (true, true) => Why::Renewed,
+        };
         let vm = book.reference();
         self.push(Action::Approve { vm, seal }, why);
     }
@@ -160,6 +164,14 @@ impl VmBook {
     pub(crate) fn show_again(&mut self, now: Moment) {
         if let Some(newest) = self.newest().filter(|_| !self.facts.autoscaled) {
             self.write(newest, now);
+        }
+    }
+
+    /// An agent writes an approval when it changes the VM. One that changes nothing is written for it, so that what an earlier ledger
+    /// may have given ends: until then what the pod requests beyond its promise is no lease.
+    pub(crate) fn renew(&mut self, seal: Seal, at: Moment) {
+        if self.inherits(seal.epoch) {
+            self.write(seal, at);
         }
     }
 

@@ -65,7 +65,7 @@ pub struct VmDump {
     pub requests: Option<Amount>,
     /// Part of the requests, once all orders have ended, that is leased.
     pub leased: Amount,
-    /// What the VM would get at once beyond its permit.
+    /// What the VM would get at once if it asked.
     pub at_hand: Size,
 }
 

@@ -184,7 +184,7 @@ pub enum Answer {
         outcome: Outcome,
         /// The approval.
         seal: Seal,
-        /// What the VM would get at once beyond that, if it asked: totals less the permit, per resource.
+        /// What the VM would get at once if it asked, in total.
         leased: Size,
         /// Why it is less than wanted; empty when granted.
         reason: String,
@@ -248,6 +248,8 @@ pub enum Why {
     GiveWay,
     /// The spec of a VM without an agent, or of one that has just got its pod.
     SpecWants,
+    /// The VM obeys an approval of an earlier ledger.
+    Renewed,
     /// The VM has no pod: its approval returns to what the spec wants.
     NoPod,
     /// A wish waits.
@@ -276,6 +278,7 @@ impl Why {
             Self::Return => "return",
             Self::GiveWay => "give_way",
             Self::SpecWants => "spec_wants",
+            Self::Renewed => "renewed",
             Self::NoPod => "no_pod",
             Self::Waiting => "waiting",
             Self::Unconfirmed => "unconfirmed",

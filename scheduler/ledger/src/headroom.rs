@@ -181,17 +181,12 @@ impl Ledger {
         })
     }
 
-    /// What a VM could have at once beyond its permit: kubelet has allocated it.
+    /// What a VM with this permit could have at once, in total: kubelet has allocated it.
     pub(crate) fn at_hand(&self, vm: VmId, permit: Size) -> Size {
-        let (Some(book), Some(pod)) = (self.book(vm), self.primary(vm)) else {
-            return Size::default();
-        };
-        let Some(runner) = pod.book.facts.runner() else { return Size::default() };
+        let (Some(book), Some(pod)) = (self.book(vm), self.primary(vm)) else { return permit };
+        let Some(runner) = pod.book.facts.runner() else { return permit };
         let whole = book.price(runner).affordable(pod.book.backed()).min(book.facts.max);
-        Size {
-            cpu: MilliCpu(whole.cpu.0.saturating_sub(permit.cpu.0)),
-            memory: Bytes(book.whole_slots(whole.memory).0.saturating_sub(permit.memory.0)),
-        }
+        Size { memory: book.whole_slots(whole.memory), ..whole }.max(permit)
     }
 }
 

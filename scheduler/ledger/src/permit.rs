@@ -320,11 +320,15 @@ impl Ledger {
     /// Ends a wish with what the VM gets.
     fn finish(&mut self, vm: VmId, size: Size, why: Why, now: Moment) {
         let Some(epoch) = self.epoch else { return };
+        let (renews, confirm_write) = (self.settings.lease.is_some(), self.settings.confirm_write);
         let Some(book) = self.book_mut(vm) else { return };
         let Some(wish) = book.wish.take() else { return };
         let before = book.permit();
         let seal = book.seal_for(epoch, size);
         let all = !grows(wish.want, size);
+        if !wish.own && renews {
+            book.renew(seal, now + confirm_write);
+        }
         let (own, reason) = (wish.own, wish.reason.clone());
         let reason = if all { String::new() } else { reason };
         if own {

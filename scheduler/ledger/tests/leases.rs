@@ -130,7 +130,7 @@ fn growth_inside_a_lease_is_answered_in_the_same_turn() {
         panic!("{actions:?}")
     };
     assert_eq!((*outcome, seal.size), (Outcome::Granted, size(1400, 3)));
-    assert_eq!(*leased, size(600, 0), "so much more at once");
+    assert_eq!(*leased, size(2000, 3), "so much at once");
     assert_eq!(actions[1].why, Why::Lease);
 }
 
@@ -457,8 +457,26 @@ fn a_new_ledger_finds_leases_as_what_kubelet_has() {
 }
 
 #[test]
-fn without_leases_a_new_ledger_returns_them() {
+fn an_approval_that_changes_nothing_is_written_for_the_agent() {
     let mut world = leased(node("n1", 16_000, 32), &["a"]);
+    world.relist(2);
+    world.ask("a", 1, size(1000, 2), size(1000, 2));
+    let seal = permit(&world.take()[0]).1;
+    assert_eq!(seal.epoch, 2);
+    world.pass(Duration::from_secs(4));
+    assert_eq!(world.take(), [], "the agent may be about to");
+    world.pass(Duration::from_secs(2));
+    assert_eq!(world.take(), [Done::Approve("vm-a".into(), seal)]);
+    world.patch("a", seal);
+    assert_eq!(calm(&mut world).0, 0);
+    assert_eq!(world.ledger.dump().nodes["n1"].leased.cpu_millis, 1000);
+    world.pass(Duration::from_secs(60));
+    assert_eq!(world.take(), []);
+}
+
+#[test]
+fn without_leases_a_new_ledger_returns_them() {
+    let world = leased(node("n1", 16_000, 32), &["a"]);
     let (pods, vms) = (world.pods.clone(), world.vms.clone());
     let mut world = World::new(&[node("n1", 16_000, 32)]);
     vms.into_values().for_each(|vm| world.vm(vm));

@@ -70,6 +70,7 @@ impl World {
     /// The books are written anew from what the API server lists.
     pub(crate) fn extender_lists(&mut self) {
         let forgets = self.bug == Some(Bug::ExtenderForgetsPods) && self.extender.life > 1;
+        let deaf = self.bug == Some(Bug::ExtenderKeepsLeases);
         let now = self.now;
         let ledger = &mut self.extender.ledger;
         ledger.handle(Event::Leader(Some(self.extender.epoch)), now);
@@ -83,7 +84,9 @@ impl World {
         for (pod, object) in (0_u32..).zip(&self.pods) {
             if !object.gone && object.created && !(forgets && pod % 3 == 0) {
                 uids.insert(pod_name(pod));
-                ledger.handle(Event::Pod(object.facts(pod)), now);
+                let facts = object.facts(pod);
+                let unschedulable = facts.unschedulable && !deaf;
+                ledger.handle(Event::Pod(PodFacts { unschedulable, ..facts }), now);
             }
         }
         ledger.handle(Event::PodsListed(uids), now);
@@ -106,6 +109,7 @@ impl World {
             Event::PodGone(pod_name(pod))
         } else {
             let mut facts = object.facts(pod);
+            facts.unschedulable &= self.bug != Some(Bug::ExtenderKeepsLeases);
             if let PodKind::Runner(runner) = &mut facts.kind
                 && believes
             {
@@ -281,13 +285,16 @@ impl World {
         }
     }
 
-    /// kube-scheduler looks for nodes for the pods that have none.
+    /// kube-scheduler and others look for nodes for the pods that have none.
     pub(crate) fn schedule(&mut self) {
         let waiting = std::mem::take(&mut self.extender.waiting);
         for pod in waiting {
             let object = self.pods[pod as usize];
             if object.gone || object.node.is_some() || object.terminating_since.is_some() {
                 continue;
+            }
+            if object.owner == Owner::Nobody {
+                self.judge_wait(pod);
             }
             if !self.place(pod, &object) {
                 self.extender.waiting.push(pod);
@@ -298,29 +305,53 @@ impl World {
         }
     }
 
-    /// By kube-scheduler's own filter, then the extender's, then the score; then it is bound.
+    /// By kube-scheduler's own filter, then the extender's, then the score; then it is bound. Nobody asks the extender about
+    /// ordinary pods.
     fn place(&mut self, pod: PodId, object: &Pod) -> bool {
-        let ledger = &self.extender.ledger;
-        let uid = pod_name(pod);
-        if !self.extender.up || !ledger.knows_pod(&uid) || !matches!(object.owner, Owner::Vm(_)) {
-            return false;
-        }
+        let counted = |node: NodeId| match object.owner {
+            Owner::Vm(_) => self.counted_on(node),
+            Owner::Nobody => self.counted_late(node),
+        };
         let fits = |node: &NodeId| {
             let at = &self.nodes[*node as usize];
-            at.up && (self.counted_on(*node) + object.spec).fits_in(at.allocatable)
+            at.up && (counted(*node) + object.spec).fits_in(at.allocatable)
         };
-        let nodes: Vec<String> = (0..self.node_count()).filter(fits).map(node_name).collect();
+        let nodes: Vec<NodeId> = (0..self.node_count()).filter(fits).collect();
+        let Some(first) = nodes.first().copied() else {
+            self.found_no_node(pod);
+            return false;
+        };
+        if object.owner == Owner::Nobody {
+            self.bind_ordinary(pod, first);
+            return true;
+        }
+        let ledger = &self.extender.ledger;
+        let uid = pod_name(pod);
+        if !self.extender.up || !ledger.knows_pod(&uid) {
+            return false;
+        }
+        let nodes: Vec<String> = nodes.into_iter().map(node_name).collect();
         let facts = object.facts(pod);
         let Ok(placement) = ledger.filter(&facts, &nodes) else { return false };
         let scores = ledger.prioritize(&facts, &placement.nodes);
         let best = scores.iter().zip(&placement.nodes).max_by_key(|(score, _)| **score);
-        let Some((_, name)) = best else { return false };
+        let Some((_, name)) = best else {
+            self.found_no_node(pod);
+            return false;
+        };
         let (name, node) = (name.clone(), number(name).unwrap_or_default());
         let Ok((placed, _epoch)) = ledger.may_bind(&uid, &name) else { return false };
         self.tell_ledger(Event::Placing(placed));
         let life = self.extender.life;
         self.send(Link::ExtenderApi, Message::Bind { pod, node, life });
         true
+    }
+
+    /// A scheduler says so in the pod's status, once.
+    fn found_no_node(&mut self, pod: PodId) {
+        if !std::mem::replace(&mut self.pods[pod as usize].unschedulable, true) {
+            self.pod_changed(pod);
+        }
     }
 
     pub(crate) fn extender_dies(&mut self) {
