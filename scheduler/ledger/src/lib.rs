@@ -18,7 +18,7 @@
 //!   of this epoch, since an earlier ledger may have given one that is not known.
 //! - A pod requests its promise and a lease of headroom ([`Lease`]), as far as the node has room: what is leased beyond the promise is
 //!   given back first, to other growths and to pods that no scheduler can place.
-//! - Every request ends, within about [`Settings::hold`] plus [`Settings::resize_limit`].
+//! - Every request ends, within about [`Settings::hold`] plus [`Settings::resize_limit`], also one that waits for leases.
 //!
 //! What this crate does not know: clocks, Kubernetes' objects, signatures, who is allowed to ask.
 

@@ -8,7 +8,7 @@
 //!     |           |  refused, given up: ordered back, answered
 //!     |           |  room taken by another before it was ordered: Waiting
 //!     |           +- slow: answered, then Held for the next request
-//!     | no room
+//!     | no room, or less than leases can make
 //!     +------> Waiting: tried again whenever something on the node changes; answered after `hold`
 //! ```
 //!

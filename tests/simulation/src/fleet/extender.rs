@@ -376,6 +376,11 @@ impl World {
         self.extender.ledger = Ledger::new(Settings::default());
         self.extender.wake = None;
         self.relist(Watcher::Extender);
+        for vm in 0..self.vm_count() {
+            if self.vms[vm as usize].guest.asleep {
+                self.look_soon(vm);
+            }
+        }
     }
 
     /// An approval has left the ledger: it may be used from now on.

@@ -295,7 +295,20 @@ impl World {
             let books = self.extender.ledger.dump().nodes.remove(&node_name(node));
             let text =
                 format!("p{pod} waits for {spec} that only leases take on n{node}: {books:?}");
-            self.broken(9, 0, text);
+            self.broken(9, self.holds_most(node), text);
+        }
+    }
+
+    /// The VM whose pod takes most that it could give back.
+    fn holds_most(&self, node: NodeId) -> VmId {
+        let pods = self.nodes[node as usize].pods.iter();
+        let most = pods.max_by_key(|pod| {
+            let counted = self.pods[**pod as usize].counted();
+            counted.saturating_sub(self.without_lease(**pod)).memory_bytes
+        });
+        match most.map(|pod| self.pods[*pod as usize].owner) {
+            Some(super::object::Owner::Vm(vm)) => vm,
+            _ => 0,
         }
     }
 

@@ -344,7 +344,9 @@ impl World {
         let (agent, runner) = (machine.agent.as_ref()?, machine.runner.as_ref()?);
         let overview = agent.scaler.overview(self.now)?;
         let plugged = runner.size();
-        let rests = overview.desired == plugged
+        // Until it obeys an approval of this ledger, its agent repeats itself.
+        let rests = machine.object.obeyed.is_some_and(|at| at.0 == self.extender.epoch)
+            && overview.desired == plugged
             && overview.permit == Some(plugged)
             && machine.object.spec == plugged
             && machine.object.plugged == Some(plugged)
