@@ -92,19 +92,22 @@ impl Ledger {
         let calls =
             self.settings.lease.is_some() && self.pod(pod).is_some_and(|book| book.facts.calls());
         let need = self.pod(pod).filter(|_| calls).map(|book| self.placement_need(&book.facts));
-        let known = self.calls.get(&pod).map(|call| call.need);
-        if need == known {
+        if need == self.calls.get(&pod).map(|call| call.need) {
             return;
         }
         if let Some(mut call) = self.calls.remove(&pod) {
             self.timers.set(Who::Call(pod), &mut call.timer, None);
+            call.tries.into_keys().for_each(|node| self.touch_node(node));
         }
-        if let Some(need) = need {
-            self.last_rank += 1;
-            let call = Call { rank: self.last_rank, need, tries: BTreeMap::new(), timer: None };
-            self.calls.insert(pod, call);
+        let Some(need) = need else { return };
+        self.last_rank += 1;
+        let call = Call { rank: self.last_rank, need, tries: BTreeMap::new(), timer: None };
+        self.calls.insert(pod, call);
+        for node in self.nodes.by_name(|_, slot| slot.facts.is_some()) {
+            if need.fits_in(self.free_or_leased(node)) {
+                self.touch_node(node);
+            }
         }
-        self.touch_nodes();
     }
 
     /// The pods that call on a node, first come first served.
@@ -112,9 +115,14 @@ impl Ledger {
         let patience = self.patience();
         let mut callers = Vec::new();
         for (pod, call) in &mut self.calls {
-            let at = call.tries.entry(node).or_default();
-            at.age(patience, now);
-            if at.rests_until.is_none() {
+            let mut rests = false;
+            if let Some(at) = call.tries.get_mut(&node) {
+                at.age(patience, now);
+                rests = at.rests_until.is_some();
+                let timer = earlier(call.timer, at.due(patience));
+                self.timers.set(Who::Call(*pod), &mut call.timer, timer);
+            }
+            if !rests {
                 callers.push((call.rank, *pod, call.need));
             }
         }
@@ -122,19 +130,24 @@ impl Ledger {
         callers.into_iter().map(|(_, pod, need)| (pod, need)).collect()
     }
 
-    /// Whether the node has room for a pod that calls by now. From then on the pod is expected.
-    pub(crate) fn note_room(&mut self, pod: PodId, node: NodeId, room: bool, now: Moment) {
-        if let Some(at) = self.calls.get_mut(&pod).and_then(|call| call.tries.get_mut(&node)) {
-            at.has_room(room, now);
-        }
-    }
-
-    /// When to look at the calls again.
-    pub(crate) fn time_calls(&mut self) {
+    /// Whether a pod that calls would fit on the node without leases, and has room by now. From then on it is expected.
+    pub(crate) fn note_room(
+        &mut self,
+        pod: PodId,
+        node: NodeId,
+        fits: bool,
+        room: bool,
+        now: Moment,
+    ) {
         let patience = self.patience();
-        for (pod, call) in &mut self.calls {
-            let at = call.tries.values().filter_map(|at| at.due(patience)).min();
-            self.timers.set(Who::Call(*pod), &mut call.timer, at);
+        let Some(call) = self.calls.get_mut(&pod) else { return };
+        if fits {
+            call.tries.entry(node).or_default();
+        }
+        if let Some(at) = call.tries.get_mut(&node) {
+            at.has_room(fits && room, now);
+            let timer = earlier(call.timer, at.due(patience));
+            self.timers.set(Who::Call(pod), &mut call.timer, timer);
         }
     }
 
@@ -142,15 +155,16 @@ impl Ledger {
         self.settings.lease.as_ref().map_or(Duration::ZERO, |lease| lease.patience)
     }
 
-    /// A node has had room for long enough, or has rested for long enough.
+    /// A node may have had room for long enough, or have rested.
     pub(crate) fn call_is_due(&mut self, pod: PodId, now: Moment) {
         let patience = self.patience();
         let Some(call) = self.calls.get_mut(&pod) else { return };
-        self.timers.set(Who::Call(pod), &mut call.timer, None);
-        let due = |at: &Try| at.due(patience).is_some_and(|at| at <= now);
-        let due: Vec<NodeId> =
-            call.tries.iter().filter(|(_, at)| due(at)).map(|(node, _)| *node).collect();
-        due.into_iter().for_each(|node| self.touch_node(node));
+        let moments = |(node, at): (&NodeId, &Try)| Some((at.due(patience)?, *node));
+        let (due, later): (Vec<_>, Vec<_>) =
+            call.tries.iter().filter_map(moments).partition(|(at, _)| *at <= now);
+        let next = later.into_iter().map(|(at, _)| at).min();
+        self.timers.set(Who::Call(pod), &mut call.timer, next);
+        due.into_iter().for_each(|(_, node)| self.touch_node(node));
     }
 
     /// A node is gone, or its number will stand for another one.
@@ -158,8 +172,11 @@ impl Ledger {
         for call in self.calls.values_mut() {
             call.tries.remove(&node);
         }
-        self.time_calls();
     }
+}
+
+fn earlier(one: Option<Moment>, other: Option<Moment>) -> Option<Moment> {
+    one.into_iter().chain(other).min()
 }
 
 #[cfg(test)]

@@ -18,13 +18,6 @@ impl Ledger {
         }
     }
 
-    /// Who waits for a node has changed.
-    pub(crate) fn touch_nodes(&mut self) {
-        for node in self.nodes.by_name(|_, slot| slot.facts.is_some()) {
-            self.touch_node(node);
-        }
-    }
-
     /// Everybody is looked at: who leads has changed, or what is completely known.
     pub(crate) fn touch_all(&mut self) {
         for node in self.nodes.by_name(|_, slot| slot.facts.is_some()) {

@@ -78,7 +78,7 @@ impl Ledger {
     }
 
     /// What will be free once all orders have ended, and what could be if there were no leases.
-    fn free_or_leased(&self, node: NodeId) -> Amount {
+    pub(crate) fn free_or_leased(&self, node: NodeId) -> Amount {
         let (Some(slot), Some(facts)) = (self.nodes.get(node), self.facts(node)) else {
             return Amount::ZERO;
         };
@@ -128,9 +128,8 @@ impl Ledger {
             if fits {
                 claims.add(need);
             }
-            self.note_room(pod, node, fits && need.fits_in(room), now);
+            self.note_room(pod, node, fits, need.fits_in(room), now);
         }
-        self.time_calls();
     }
 
     /// What a wish that waits could come to with what is leased.
