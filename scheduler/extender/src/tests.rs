@@ -2,6 +2,7 @@
 
 mod fencing;
 mod limits;
+mod versions;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
