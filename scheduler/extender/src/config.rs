@@ -114,7 +114,7 @@ struct PolicyFile {
 }
 
 /// Leases of headroom. What is not written is as [`Lease`] says, where each field is explained.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct LeaseFile {
     enabled: bool,
