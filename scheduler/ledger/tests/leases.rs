@@ -166,13 +166,6 @@ fn nobody_has_a_lease_whose_use_is_not_known() {
     ];
     for (change, why) in table {
         let mut world = all_of_the_node(&[node("n1", 16_000, 32)]);
-        begin(&mut world, "a", at);
-        let mut facts = world.vms["vm-a"].clone();
-        change(&mut facts);
-        world.vm(facts);
-        // The order from before it was so.
-        let (_, _) = calm(&mut world);
-        let mut world = all_of_the_node(&[node("n1", 16_000, 32)]);
         let mut facts = vm("a", at);
         (facts.plugged, facts.visible) =
             (Some(at), Some(Seal { epoch: 1, generation: 1, size: at }));
