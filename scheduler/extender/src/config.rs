@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use scheduler_ledger::{Scoring, Settings};
+use guest_units::Size;
+use scheduler_ledger::{Lease, Scoring, Settings};
+use scheduler_protocol::{MAX_CPU, MAX_MEMORY};
 use serde::Deserialize;
 
 /// What the user wrote.
@@ -94,6 +96,9 @@ pub(crate) struct Policy {
     pub(crate) settings: Settings,
 }
 
+/// A step of growth by more than tenfold is a mistake.
+const MOST_PERCENT: u32 = 1000;
+
 /// The policy file as it is written.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -103,6 +108,31 @@ struct PolicyFile {
     scheduler_name: String,
     #[serde(rename = "k8sCRUDTimeoutSeconds")]
     call_limit_seconds: f64,
+    /// Not in the reference's file: without it leases are as [`Lease::default`] has them.
+    #[serde(default)]
+    lease: LeaseFile,
+}
+
+/// Leases of headroom. What is not written is as [`Lease`] says, where each field is explained.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct LeaseFile {
+    enabled: bool,
+    cpu_percent: u32,
+    memory_percent: u32,
+    least: Size,
+    keep_free_percent: u32,
+    patience_seconds: f64,
+}
+
+impl Default for LeaseFile {
+    fn default() -> Self {
+        let Lease { cpu_percent, memory_percent, least, keep_free_percent, patience } =
+            Lease::default();
+        let patience_seconds = patience.as_secs_f64();
+        let enabled = true;
+        Self { enabled, cpu_percent, memory_percent, least, keep_free_percent, patience_seconds }
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -150,11 +180,37 @@ impl Problems {
         }
     }
 
+    fn at_most(&mut self, name: &str, value: u32, most: u32) {
+        if value > most {
+            self.0.push(format!("{name} {value}: must be at most {most}"));
+        }
+    }
+
+    fn lease(&mut self, file: LeaseFile) -> Option<Lease> {
+        let LeaseFile {
+            enabled,
+            cpu_percent,
+            memory_percent,
+            least,
+            keep_free_percent,
+            patience_seconds,
+        } = file;
+        self.at_most("lease.cpuPercent", cpu_percent, MOST_PERCENT);
+        self.at_most("lease.memoryPercent", memory_percent, MOST_PERCENT);
+        self.at_most("lease.keepFreePercent", keep_free_percent, 100);
+        if least.cpu > MAX_CPU || least.memory > MAX_MEMORY {
+            self.0.push(format!("lease.least {least}: is larger than any machine"));
+        }
+        let patience = self.seconds("lease.patienceSeconds", patience_seconds)?;
+        let lease = Lease { cpu_percent, memory_percent, least, keep_free_percent, patience };
+        enabled.then_some(lease)
+    }
+
     fn policy(&mut self, text: &str, path: &str) -> Option<Policy> {
         let file: PolicyFile =
             serde_json::from_str(text).map_err(|err| self.0.push(format!("{path}: {err}"))).ok()?;
         let before = self.0.len();
-        let PolicyFile { watermark, scoring, scheduler_name, call_limit_seconds } = file;
+        let PolicyFile { watermark, scoring, scheduler_name, call_limit_seconds, lease } = file;
         let ScoringFile { min_usage_score, max_usage_score, score_peak, randomize, seed } = scoring;
         self.fraction("watermark", watermark);
         if watermark == 0.0 {
@@ -166,10 +222,11 @@ impl Problems {
         if scheduler_name.is_empty() {
             self.0.push("schedulerName: must not be empty".to_owned());
         }
+        let lease = self.lease(lease);
         let call_limit = self.seconds("k8sCRUDTimeoutSeconds", call_limit_seconds)?;
         let (empty, full, peak) = (min_usage_score, max_usage_score, score_peak);
         let scoring = Scoring { empty, full, peak, randomize, seed };
-        let settings = Settings { scoring, ..Settings::default() };
+        let settings = Settings { scoring, lease, ..Settings::default() };
         (self.0.len() == before).then_some(Policy {
             watermark,
             scheduler_name,
@@ -283,6 +340,40 @@ mod tests {
         for (from, to, expected) in table {
             let (policy, problems) = policy(&GOOD.replace(from, to));
             assert!(policy.is_none() && problems.contains(expected), "{to}: {problems}");
+        }
+    }
+
+    #[test]
+    fn leases_are_tuned_and_disabled_field_by_field() {
+        let lease = |object: &str| {
+            let text = GOOD.replacen('{', &format!("{{\"lease\": {object}, "), 1);
+            let (policy, problems) = policy(&text);
+            policy.map(|policy| policy.settings.lease).ok_or(problems)
+        };
+        let default = Lease::default();
+        assert_eq!(lease("{}"), Ok(Some(default.clone())));
+        assert_eq!(lease(r#"{"enabled": false}"#), Ok(None));
+        let tuned = r#"{"cpuPercent": 100, "memoryPercent": 0, "keepFreePercent": 20,
+            "least": {"vCPUs": "500m", "mem": "2Gi"}, "patienceSeconds": 12.5}"#;
+        let least =
+            Size { cpu: guest_units::MilliCpu(500), memory: guest_units::Bytes::from_gib(2) };
+        let patience = Duration::from_millis(12_500);
+        let expected =
+            Lease { cpu_percent: 100, memory_percent: 0, least, keep_free_percent: 20, patience };
+        assert_eq!(lease(tuned), Ok(Some(expected)));
+        let table = [
+            (r#"{"cpuPercent": 1001}"#, "lease.cpuPercent 1001: must be at most 1000"),
+            (r#"{"memoryPercent": 1001}"#, "lease.memoryPercent 1001: must be at most 1000"),
+            (r#"{"keepFreePercent": 101}"#, "lease.keepFreePercent 101: must be at most 100"),
+            (r#"{"patienceSeconds": 0}"#, "lease.patienceSeconds 0: must be above 0"),
+            (r#"{"least": {"vCPUs": 9999, "mem": "1Gi"}}"#, "is larger than any machine"),
+            (r#"{"cpuPercent": -1}"#, "invalid value"),
+            (r#"{"percent": 1}"#, "unknown field `percent`"),
+        ];
+        for (object, expected) in table {
+            let problems = lease(object).unwrap_err();
+            assert!(problems.contains(expected), "{object}: {problems}");
+            assert_eq!(problems.lines().count(), 1, "{problems}");
         }
     }
 

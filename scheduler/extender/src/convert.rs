@@ -48,8 +48,18 @@ pub(crate) fn pod(pod: &Pod) -> Option<PodFacts> {
         name: metadata.name.clone()?,
         node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         finished: matches!(phase, Some("Succeeded" | "Failed")),
+        unschedulable: status.is_some_and(unschedulable),
         version: metadata.resource_version.as_deref().and_then(|it| it.parse().ok()).unwrap_or(0),
         kind,
+    })
+}
+
+/// Whether a scheduler, whichever, has looked for a node in vain. A pod that no scheduler may look at yet has another reason.
+fn unschedulable(status: &PodStatus) -> bool {
+    status.conditions.iter().flatten().any(|condition| {
+        condition.type_ == "PodScheduled"
+            && condition.status == "False"
+            && condition.reason.as_deref() == Some("Unschedulable")
     })
 }
 
@@ -208,6 +218,7 @@ pub(crate) fn pod_view(view: &PodView<'_>) -> PodFacts {
         name: metadata.name.clone().into_owned(),
         node: None,
         finished: false,
+        unschedulable: false,
         version: 0,
         kind,
     }
@@ -359,6 +370,26 @@ mod tests {
             value["status"]["phase"] = json!(phase);
             let object: Pod = serde_json::from_value(value).unwrap();
             assert_eq!(pod(&object).unwrap().finished, finished);
+        }
+    }
+
+    #[test]
+    fn a_pod_that_no_scheduler_can_place_is_known_as_such() {
+        let table = [
+            ("PodScheduled", "False", "Unschedulable", true),
+            ("PodScheduled", "False", "SchedulingGated", false),
+            ("PodScheduled", "False", "SchedulerError", false),
+            ("PodScheduled", "True", "Unschedulable", false),
+            ("Ready", "False", "Unschedulable", false),
+        ];
+        for (type_, status, reason, expected) in table {
+            let mut value = runner_json();
+            value["spec"]["nodeName"] = json!(null);
+            value["status"] = json!({"phase": "Pending", "conditions": [
+                {"type": type_, "status": status, "reason": reason}
+            ]});
+            let object: Pod = serde_json::from_value(value).unwrap();
+            assert_eq!(pod(&object).unwrap().unschedulable, expected, "{type_} {status} {reason}");
         }
     }
 

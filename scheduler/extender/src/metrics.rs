@@ -106,7 +106,7 @@ impl Metrics {
         );
         registry.register(
             "permit_decisions",
-            "Permit answers by reason",
+            "Permit answers by reason: growths within a lease are already_backed, others kubelet_allocated",
             this.permit_decisions.clone(),
         );
         registry.register_with_unit(
@@ -166,6 +166,7 @@ impl Metrics {
             self.level(name, "Total", node.allocatable, 1.0);
             self.level(name, "Watermark", node.allocatable, watermark);
             self.level(name, "Reserved", node.reserved, 1.0);
+            self.level(name, "Leased", node.leased, 1.0);
             self.level(name, "Committed", node.promised, 1.0);
             self.level(name, "Plugged", node.plugged, 1.0);
         }
@@ -206,6 +207,8 @@ mod tests {
         let shown = text(&registry);
         for line in [
             "autoscaling_plugin_node_cpu_resources_current{node=\"n1\",field=\"Total\"} 1.5",
+            "autoscaling_plugin_node_mem_resources_current{node=\"n1\",field=\"Leased\"} 0.0",
+            "autoscaling_plugin_permit_decisions_total{reason=\"kubelet_allocated\"} 1",
             "autoscaling_plugin_resource_requests_total{code=\"200\"} 1",
             "autoscaling_plugin_extension_call_fails_total{method=\"filter\"} 1",
             "autoscaling_plugin_resource_requests_results_total{code=\"granted\",node=\"n1\"} 1",

@@ -138,8 +138,10 @@ fn signed(
     request: &PermitRequest,
     answer: Answer,
 ) -> Result<PermitAnswer, Refused> {
-    let (generation, outcome, seal, reason) = match answer {
-        Answer::Permit { generation, outcome, seal, reason } => (generation, outcome, seal, reason),
+    let (generation, outcome, seal, leased, reason) = match answer {
+        Answer::Permit { generation, outcome, seal, leased, reason } => {
+            (generation, outcome, seal, leased, reason)
+        }
         Answer::Refused { code, message, newest } => {
             return Err(Refused(Refusal { code, message, newest }));
         }
@@ -159,6 +161,8 @@ fn signed(
         outcome,
         permit: size,
         approval: Approval { size, epoch, generation: number, signature },
+        // Version 1 does not know of it.
+        leased: (request.version >= 2).then_some(leased),
         reason: reason.chars().take(MAX_REASON_CHARS).collect(),
     })
 }

@@ -3,6 +3,7 @@
 mod fencing;
 mod limits;
 mod load;
+mod versions;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -363,6 +364,7 @@ fn pod(cpu_millis: u64, generation: u64) -> PodFacts {
         name: "pg-x".into(),
         node: Some("n1".into()),
         finished: false,
+        unschedulable: false,
         version: 6 + generation,
         kind: PodKind::Runner(RunnerFacts {
             vm_uid: "u1".into(),
@@ -495,6 +497,7 @@ async fn a_binding_is_checked_and_posted() {
             name: uid.into(),
             node: None,
             finished: false,
+            unschedulable: false,
             version: 0,
             kind: PodKind::Ordinary { requests },
         };

@@ -14,7 +14,7 @@ impl Ledger {
     pub(crate) fn served_at_once(&mut self, vm: VmId, now: Moment) -> bool {
         let Some((node, pod, needed)) = self.needs_nothing(vm) else { return false };
         self.step_waiting(vm, node, now);
-        self.book(vm).is_some_and(|book| book.wish.is_none())
+        self.book(vm).is_some_and(|book| book.wish.is_none() && book.writing.is_none())
             && self.pods.get(pod).and_then(|pod| self.needed(pod)) == needed
     }
 

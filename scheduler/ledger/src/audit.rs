@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use guest_units::Moment;
 
-use crate::amount::{Amount, Sum};
-use crate::books::{PodSlot, VmSlot};
+use crate::amount::Amount;
+use crate::books::{Counts, NodeSlot, PodSlot, VmSlot};
 use crate::ledger::Ledger;
 use crate::slab::{NodeId, PodId, VmId};
 use crate::standing::Standing;
@@ -19,19 +19,23 @@ impl Ledger {
     pub fn audit(&self, now: Moment) -> Result<(), String> {
         for (node, name, slot) in self.nodes.iter() {
             let here = self.pods.iter().filter(|(.., pod)| pod.at == Some(node));
-            let (mut sum, mut count, mut queue) = (Sum::default(), 0, BTreeSet::new());
+            let (mut sums, mut count, mut queue) = (NodeSlot::default(), 0, BTreeSet::new());
             for (_, _, pod) in here {
-                sum.add(self.counted(pod));
+                sums.recount(Counts::default(), self.counted(pod));
+                sums.tenants.extend(pod.vm.map(|_| pod.id));
                 count += 1;
                 let queued = |vm: VmId| Some((self.vms.get(vm)?.queued?, vm));
                 queue.extend(pod.vm.and_then(queued));
             }
-            let same = (slot.reserved, slot.pods, &slot.queue) == (sum, count, &queue);
-            ensure(same, || format!("node {name}: {slot:?} is {sum:?}, {count} pods, {queue:?}"))?;
-            let standing = slot
-                .facts
-                .as_ref()
-                .map(|facts| Standing { allocatable: facts.allocatable, reserved: sum.amount() });
+            let same = (slot.pods, &slot.queue, &slot.tenants) == (count, &queue, &sums.tenants)
+                && (slot.reserved, slot.going, slot.leased)
+                    == (sums.reserved, sums.going, sums.leased);
+            ensure(same, || format!("node {name}: {slot:?} is {sums:?}, {count} pods, {queue:?}"))?;
+            let standing = slot.facts.as_ref().map(|facts| Standing {
+                allocatable: facts.allocatable,
+                reserved: sums.reserved.amount(),
+                leased: sums.leased.amount(),
+            });
             ensure(self.standings.get(node) == standing, || format!("node {name}: {standing:?}"))?;
             ensure(!slot.dirty && (slot.facts.is_some() || count > 0), || format!("node {name}"))?;
         }
@@ -46,7 +50,9 @@ impl Ledger {
         }
         let pods = self.pods.iter().filter(|(.., slot)| slot.timer.is_some()).count();
         let vms = self.vms.iter().filter(|(.., slot)| slot.timer.is_some()).count();
-        ensure(self.timers.len() == pods + vms, || format!("{:?}", self.timers))?;
+        let calls = self.calls.values().filter(|call| call.timer.is_some()).count();
+        ensure(self.timers.len() == pods + vms + calls, || format!("{:?}", self.timers))?;
+        self.calls_are_right()?;
         self.looking_at_all_is_the_same(now)
     }
 
@@ -56,7 +62,7 @@ impl Ledger {
         let counted = at.map(|_| self.counted(slot)).unwrap_or_default();
         let awake = slot.stale || slot.timer.is_some();
         let node = at.and_then(|at| self.nodes.get(at));
-        (slot.at, slot.vm, slot.counted) == (at, owner, counted)
+        (slot.at, slot.vm, slot.counts) == (at, owner, counted)
             && slot.at.is_some() == slot.book.counts_on().is_some()
             && slot.timer.is_none_or(|at| self.timers.contains(Who::Pod(slot.id), at))
             && node.is_none_or(|node| !awake || node.restless.contains(&slot.id))
@@ -75,11 +81,32 @@ impl Ledger {
             && slot.timer.is_none_or(|at| self.timers.contains(Who::Vm(vm), at))
     }
 
-    /// Settles every node, once looking at what has changed and once at everything: the same must come of it.
+    fn calls_are_right(&self) -> Result<(), String> {
+        let waits = |slot: &PodSlot| {
+            let facts = &slot.book.facts;
+            facts.unschedulable && facts.node.is_none() && !facts.finished
+        };
+        let leases = self.settings.lease.is_some();
+        let all: BTreeSet<PodId> = self
+            .pods
+            .iter()
+            .filter(|(.., slot)| leases && waits(slot))
+            .map(|(id, ..)| id)
+            .collect();
+        let kept: BTreeSet<PodId> = self.calls.keys().copied().collect();
+        ensure(kept == all, || format!("{all:?} call, {:?} are kept", self.calls))?;
+        for (pod, call) in &self.calls {
+            let known = call.timer.is_none_or(|at| self.timers.contains(Who::Call(*pod), at));
+            ensure(known, || format!("call {call:?}"))?;
+        }
+        Ok(())
+    }
+
+    /// Settles every node and looks at everything: nothing may come of it, since whatever follows from what happened was done
+    /// when it happened.
     fn looking_at_all_is_the_same(&self, now: Moment) -> Result<(), String> {
-        let (mut little, mut all) = (self.clone(), self.clone());
+        let mut all = self.clone();
         for node in self.nodes.by_name(|_, _| true) {
-            little.touch_node(node);
             all.touch_node(node);
             if let Some(slot) = all.nodes.get_mut(node) {
                 slot.changed = true;
@@ -92,11 +119,16 @@ impl Ledger {
                 node.restless.insert(pod);
             }
         }
-        little.settle(now);
         all.settle(now);
         let shown = |ledger: &Self| (ledger.next(now), ledger.timers.clone(), ledger.dump());
-        let (little, all) = (shown(&little), shown(&all));
-        ensure(little == all, || format!("looking at little: {little:#?}, at all: {all:#?}"))
+        let (little, all) = (shown(self), shown(&all));
+        ensure(little == all, || {
+            let (little, all) = (format!("{little:#?}"), format!("{all:#?}"));
+            let lines = little.lines().zip(all.lines()).filter(|(one, other)| one != other);
+            let lines: Vec<String> =
+                lines.take(20).map(|(one, other)| format!("{one} becomes {other}")).collect();
+            format!("looking at all is not the same: {lines:#?}")
+        })
     }
 }
 

@@ -6,6 +6,8 @@ use crate::amount::Amount;
 use crate::books::PodSlot;
 use crate::event::{Action, Why};
 use crate::facts::{RunnerFacts, Seal};
+use crate::give_way::Way;
+use crate::headroom::Wanted;
 use crate::ledger::Ledger;
 use crate::pod::PodBook;
 use crate::slab::{NodeId, PodId, VmId};
@@ -32,36 +34,63 @@ impl Ledger {
 
     /// Orders the requests that a pod needs, if they are others than it has. Says whether it must wait until something changes
     /// on the node: for room, for the lease, for everything to be known.
-    pub(crate) fn order_resize(&mut self, id: PodId, now: Moment) -> bool {
+    pub(crate) fn order_resize(&mut self, id: PodId, way: &Way, now: Moment) -> bool {
         let Some(slot) = self.pods.get(id) else { return false };
-        let pod = &slot.book;
-        if pod.order.is_some() || pod.not_before > now || pod.unconfirmed.is_some() {
+        if !slot.book.may_be_ordered(now) {
             return false;
         }
-        let (Some(node), Some(runner)) = (slot.at, pod.facts.runner()) else { return false };
+        let (Some(node), Some(runner)) = (slot.at, slot.book.facts.runner()) else { return false };
         let Some(epoch) = self.epoch.filter(|_| self.node_complete(node)) else { return true };
-        let needed = self.needed(slot).filter(|_| self.is_primary(slot));
-        let Some(mut requests) = needed else { return false };
+        let Some(Wanted { requests, waits }) = self.requests(slot, (node, way), epoch, now) else {
+            return false;
+        };
+        let spec = runner.spec;
+        if requests == spec {
+            return waits;
+        }
+        if !self.may_order(slot, runner, node, requests) {
+            return true;
+        }
+        let grows = self.needed(slot).is_some_and(|needed| !needed.fits_in(spec));
+        let why = match (requests.fits_in(spec), way.most(id).is_some()) {
+            _ if grows => Why::Grow,
+            (false, _) => Why::Lease,
+            (true, true) => Why::GiveWay,
+            (true, false) => Why::Return,
+        };
+        let refused = self.lease_refused(slot).is_some();
+        let (reference, number) = (slot.book.reference(), self.last_rank + 1);
+        let version = slot.book.facts.version;
+        self.last_rank = number;
+        if let Some(pod) = self.pods.get_mut(id) {
+            pod.book.ordered(requests, number);
+            if refused {
+                pod.book.lease_refused(now);
+            }
+        }
+        self.push(Action::Resize { pod: reference, version, epoch, number, requests }, why);
+        waits
+    }
+
+    /// What the main container of a VM's present pod should request.
+    fn requests(
+        &self,
+        slot: &PodSlot,
+        place: (NodeId, &Way),
+        epoch: u64,
+        now: Moment,
+    ) -> Option<Wanted> {
+        if let Some(leasing) = self.leasing(slot) {
+            return Some(self.with_lease(slot, &leasing, place, now));
+        }
+        let (pod, runner) = (&slot.book, slot.book.facts.runner()?);
+        let mut requests = self.needed(slot).filter(|_| self.is_primary(slot))?;
         let book = self.vm_of(slot);
         if book.is_none_or(|book| book.inherits(epoch) || book.boots_in(&pod.facts.name)) {
             // What is plugged, or may be, is not known: what kubelet has allocated is known to suffice.
             requests = requests.max(runner.spec.min(runner.allocated.unwrap_or(runner.spec)));
         }
-        if requests == runner.spec {
-            return false;
-        }
-        if !self.may_order(slot, runner, node, requests) {
-            return true;
-        }
-        let why = if requests.fits_in(runner.spec) { Why::Return } else { Why::Grow };
-        let (reference, number) = (pod.reference(), self.last_rank + 1);
-        let version = pod.facts.version;
-        self.last_rank = number;
-        if let Some(pod) = self.pods.get_mut(id) {
-            pod.book.ordered(requests, number);
-        }
-        self.push(Action::Resize { pod: reference, version, epoch, number, requests }, why);
-        false
+        Some(Wanted { requests, waits: false })
     }
 
     /// Growth beyond the node would only be deferred, and count as used until it is taken back.
@@ -120,7 +149,11 @@ impl Ledger {
         }
         writing.in_flight = true;
         let seal = writing.seal;
-        let why = if placed { Why::SpecWants } else { Why::NoPod };
+        let why = match (placed, book.facts.autoscaled) {
+            (false, _) => Why::NoPod,
+            (true, false) => Why::SpecWants,
+            (true, true) => Why::Renewed,
+        };
         let vm = book.reference();
         self.push(Action::Approve { vm, seal }, why);
     }
@@ -131,6 +164,14 @@ impl VmBook {
     pub(crate) fn show_again(&mut self, now: Moment) {
         if let Some(newest) = self.newest().filter(|_| !self.facts.autoscaled) {
             self.write(newest, now);
+        }
+    }
+
+    /// An agent writes an approval when it changes the VM. One that changes nothing is written for it, so that what an earlier ledger
+    /// may have given ends: until then what the pod requests beyond its promise is no lease.
+    pub(crate) fn renew(&mut self, seal: Seal, at: Moment) {
+        if self.inherits(seal.epoch) {
+            self.write(seal, at);
         }
     }
 

@@ -21,6 +21,14 @@ pub(crate) struct NodeSlot {
     pub(crate) pods: usize,
     /// What they take.
     pub(crate) reserved: Sum,
+    /// What they will take once all orders have ended.
+    pub(crate) going: Sum,
+    /// Part of `going` that is leased.
+    pub(crate) leased: Sum,
+    /// VMs' pods among them.
+    pub(crate) tenants: BTreeSet<PodId>,
+    /// Somebody waited for room when the pods were last looked at: no new leases.
+    pub(crate) pressed: bool,
     /// VMs with a wish and a pod here, by their rank.
     pub(crate) queue: BTreeSet<(u64, VmId)>,
     /// Pods here that may have something to order or a timer: no other needs to be looked at.
@@ -46,9 +54,35 @@ pub(crate) struct VmSlot {
     pub(crate) unsettled: bool,
     /// To be settled.
     pub(crate) dirty: bool,
+    /// Being settled: something was done about it.
+    pub(crate) fresh: bool,
     pub(crate) timer: Option<Moment>,
     /// The highest epoch that its object names.
     pub(crate) epoch: u64,
+}
+
+/// What a pod takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// Whatever comes of everything that is under way.
+    pub(crate) reserved: Amount,
+    /// Once all orders have ended.
+    pub(crate) going: Amount,
+    /// Part of `going` that is leased.
+    pub(crate) leased: Amount,
+}
+
+impl NodeSlot {
+    /// A pod takes something else than before.
+    pub(crate) fn recount(&mut self, old: Counts, new: Counts) {
+        self.reserved.take(old.reserved);
+        self.reserved.add(new.reserved);
+        self.going.take(old.going);
+        self.going.add(new.going);
+        self.leased.take(old.leased);
+        self.leased.add(new.leased);
+        self.changed |= old != new;
+    }
 }
 
 /// A pod.
@@ -60,8 +94,8 @@ pub(crate) struct PodSlot {
     pub(crate) at: Option<NodeId>,
     /// The VM that it claims to run.
     pub(crate) vm: Option<VmId>,
-    /// What it takes on its node, as it is in the node's sum.
-    pub(crate) counted: Amount,
+    /// What it takes on its node, as it is in the node's sums.
+    pub(crate) counts: Counts,
     /// Something was done about it or its VM since its requests were last compared with its needs.
     pub(crate) stale: bool,
     pub(crate) timer: Option<Moment>,
@@ -69,6 +103,6 @@ pub(crate) struct PodSlot {
 
 impl PodSlot {
     pub(crate) fn new(id: PodId, book: PodBook) -> Self {
-        Self { id, book, at: None, vm: None, counted: Amount::ZERO, stale: false, timer: None }
+        Self { id, book, at: None, vm: None, counts: Counts::default(), stale: false, timer: None }
     }
 }

@@ -4,7 +4,7 @@
 //! reserved on the node has changed. Everything else stays as it is.
 
 use crate::amount::Amount;
-use crate::books::{NodeSlot, PodSlot, VmSlot};
+use crate::books::{Counts, NodeSlot, PodSlot, VmSlot};
 use crate::facts::PodKind;
 use crate::ledger::Ledger;
 use crate::slab::{NodeId, PodId, VmId};
@@ -15,7 +15,8 @@ impl Ledger {
     pub(crate) fn restand(&mut self, node: NodeId) {
         let standing = self.nodes.get(node).and_then(|slot| {
             let allocatable = slot.facts.as_ref()?.allocatable;
-            Some(Standing { allocatable, reserved: slot.reserved.amount() })
+            let (reserved, leased) = (slot.reserved.amount(), slot.leased.amount());
+            Some(Standing { allocatable, reserved, leased })
         });
         self.standings.set(node, standing);
     }
@@ -74,18 +75,21 @@ impl Ledger {
             }
             (None, None) => {}
         }
+        self.note_call(pod);
     }
 
-    /// Something was done about a VM while its node was settled: when that happens next, it is looked at again.
+    /// Something was done about a VM while a node was settled: it and its pods are looked at once more, wherever they are.
     pub(crate) fn more_to_do(&mut self, vm: VmId) {
         let Some(slot) = self.vms.get_mut(vm) else { return };
         slot.unsettled = true;
         self.each_pod(vm, |ledger, pod| {
             let Some(slot) = ledger.pods.get_mut(pod) else { return };
             slot.stale = true;
-            if let Some(node) = slot.at.and_then(|at| ledger.nodes.get_mut(at)) {
+            let Some(at) = slot.at else { return };
+            if let Some(node) = ledger.nodes.get_mut(at) {
                 node.restless.insert(pod);
             }
+            ledger.touch_node(at);
         });
     }
 
@@ -109,6 +113,9 @@ impl Ledger {
         if let Some(node) = at.and_then(|at| self.nodes.get_mut(at)) {
             node.pods += 1;
             node.queue.extend(queued.zip(vm));
+            if vm.is_some() {
+                node.tenants.insert(pod);
+            }
             if !rests {
                 node.restless.insert(pod);
             }
@@ -125,15 +132,15 @@ impl Ledger {
     pub(crate) fn unlink_pod(&mut self, pod: PodId) {
         let Some(slot) = self.pods.get_mut(pod) else { return };
         let (at, vm) = (slot.at.take(), slot.vm.take());
-        let counted = std::mem::take(&mut slot.counted);
+        let counts = std::mem::take(&mut slot.counts);
         if let Some(slot) = vm.and_then(|vm| self.vms.get_mut(vm)) {
             slot.pods.retain(|other| *other != pod);
         }
         if let Some(node) = at.and_then(|at| self.nodes.get_mut(at)) {
             node.pods -= 1;
             node.restless.remove(&pod);
-            node.reserved.take(counted);
-            node.changed |= counted != Amount::ZERO;
+            node.tenants.remove(&pod);
+            node.recount(counts, Counts::default());
         }
         at.into_iter().for_each(|node| self.restand(node));
         let Some(vm) = vm else { return };
@@ -168,11 +175,18 @@ impl Ledger {
     }
 
     /// What a pod takes on its node, whatever comes of everything that is under way.
-    pub(crate) fn counted(&self, pod: &PodSlot) -> Amount {
+    pub(crate) fn counted(&self, pod: &PodSlot) -> Counts {
         match &pod.book.facts.kind {
-            PodKind::Ordinary { requests } => *requests,
+            PodKind::Ordinary { requests } => {
+                Counts { reserved: *requests, going: *requests, leased: Amount::ZERO }
+            }
             PodKind::Runner(runner) => {
-                runner.total(pod.book.may_have().max(self.needed(pod).unwrap_or(Amount::ZERO)))
+                let needed = self.needed(pod).unwrap_or(Amount::ZERO);
+                Counts {
+                    reserved: runner.total(pod.book.may_have().max(needed)),
+                    going: runner.total(pod.book.going().max(needed)),
+                    leased: self.leasing(pod).map_or(Amount::ZERO, |leasing| leasing.leased()),
+                }
             }
         }
     }
@@ -183,12 +197,10 @@ impl Ledger {
         else {
             return;
         };
-        let Some(slot) = self.pods.get_mut(pod).filter(|slot| slot.counted != new) else { return };
-        let old = std::mem::replace(&mut slot.counted, new);
+        let Some(slot) = self.pods.get_mut(pod).filter(|slot| slot.counts != new) else { return };
+        let old = std::mem::replace(&mut slot.counts, new);
         if let Some(node) = self.nodes.get_mut(at) {
-            node.reserved.take(old);
-            node.reserved.add(new);
-            node.changed = true;
+            node.recount(old, new);
         }
         self.restand(at);
     }
@@ -232,7 +244,7 @@ impl Ledger {
         let mut sum = slot.reserved;
         let mut take = |pod: PodId| {
             if let Some(pod) = self.pods.get(pod).filter(|pod| pod.at == Some(node)) {
-                sum.take(pod.counted);
+                sum.take(pod.counts.reserved);
             }
         };
         pod.into_iter().for_each(&mut take);

@@ -32,6 +32,8 @@ pub struct NodeDump {
     pub reserved: Amount,
     /// Part of `reserved` that is not VMs'.
     pub ordinary: Amount,
+    /// Part of `reserved` that is leased: given back when somebody else needs it.
+    pub leased: Amount,
     /// Sum of the promises, before overcommit and overhead.
     pub promised: Amount,
     /// Sum of what the hypervisors show.
@@ -61,6 +63,10 @@ pub struct VmDump {
     pub backed: Option<Amount>,
     /// Requests in the pod's spec.
     pub requests: Option<Amount>,
+    /// Part of the requests, once all orders have ended, that is leased.
+    pub leased: Amount,
+    /// What the VM would get at once if it asked.
+    pub at_hand: Size,
 }
 
 impl Ledger {
@@ -76,6 +82,7 @@ impl Ledger {
                     allocatable: node.facts.as_ref()?.allocatable,
                     reserved: node.reserved.amount(),
                     ordinary: ordinary.get(&id).copied().unwrap_or_default(),
+                    leased: node.leased.amount(),
                     promised: Amount::ZERO,
                     plugged: Amount::ZERO,
                     vms: BTreeMap::new(),
@@ -109,13 +116,14 @@ impl Ledger {
         for (_, _, pod) in self.pods.iter() {
             if let Some(node) = pod.at.filter(|_| pod.book.facts.runner().is_none()) {
                 let sum = sums.entry(node).or_default();
-                *sum = *sum + pod.counted;
+                *sum = *sum + pod.counts.reserved;
             }
         }
         sums
     }
 
     fn dump_vm(&self, vm: VmId, book: &VmBook) -> VmDump {
+        let leased = self.primary(vm).map_or(Amount::ZERO, |slot| slot.counts.leased);
         let pod = self.primary(vm).map(|slot| &slot.book);
         let wish = book.wish.as_ref();
         VmDump {
@@ -132,6 +140,8 @@ impl Ledger {
             }),
             backed: pod.map(crate::pod::PodBook::backed),
             requests: pod.and_then(|pod| Some(pod.facts.runner()?.spec)),
+            leased,
+            at_hand: self.at_hand(vm, book.permit()),
         }
     }
 }

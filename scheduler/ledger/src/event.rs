@@ -184,6 +184,8 @@ pub enum Answer {
         outcome: Outcome,
         /// The approval.
         seal: Seal,
+        /// What the VM would get at once if it asked, in total.
+        leased: Size,
         /// Why it is less than wanted; empty when granted.
         reason: String,
     },
@@ -238,10 +240,16 @@ pub enum Why {
     Superseded,
     /// Room for a growth.
     Grow,
+    /// A lease of headroom.
+    Lease,
     /// The pod's requests are more than its promise needs.
     Return,
+    /// A lease is needed elsewhere.
+    GiveWay,
     /// The spec of a VM without an agent, or of one that has just got its pod.
     SpecWants,
+    /// The VM obeys an approval of an earlier ledger.
+    Renewed,
     /// The VM has no pod: its approval returns to what the spec wants.
     NoPod,
     /// A wish waits.
@@ -266,8 +274,11 @@ impl Why {
             Self::Refused => "refused",
             Self::Superseded => "superseded",
             Self::Grow => "grow",
+            Self::Lease => "lease",
             Self::Return => "return",
+            Self::GiveWay => "give_way",
             Self::SpecWants => "spec_wants",
+            Self::Renewed => "renewed",
             Self::NoPod => "no_pod",
             Self::Waiting => "waiting",
             Self::Unconfirmed => "unconfirmed",

@@ -26,6 +26,8 @@ pub struct PodFacts {
     pub node: Option<String>,
     /// Succeeded or failed: takes nothing any more.
     pub finished: bool,
+    /// A scheduler, whichever, has found no node for it.
+    pub unschedulable: bool,
     /// Version of the object: copies with a lower one come late and say nothing. 0: not known.
     pub version: u64,
     /// What it takes.

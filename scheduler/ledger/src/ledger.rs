@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use guest_units::Moment;
 
 use crate::books::{NodeSlot, PodSlot, VmSlot};
+use crate::calls::Call;
 use crate::event::{Action, Actions, Answer, Event, ResizeResult, Ticket, Todo, Why};
 use crate::facts::{NodeFacts, PodFacts, VmFacts};
 use crate::pod::{PodBook, TRY_AGAIN, TRY_RENEWED, back_off};
@@ -23,6 +24,8 @@ pub struct Ledger {
     pub(crate) standings: Standings,
     pub(crate) pods: Slab<PodId, PodSlot>,
     pub(crate) vms: Slab<VmId, VmSlot>,
+    /// Pods that no scheduler can place.
+    pub(crate) calls: BTreeMap<PodId, Call>,
     pub(crate) listed: Listed,
     pub(crate) dirty_nodes: Vec<NodeId>,
     pub(crate) dirty_vms: Vec<VmId>,
@@ -162,6 +165,7 @@ impl Ledger {
             slot.changed = true;
         }
         self.restand(node);
+        self.forget_calls_on(node);
         self.touch_node(node);
     }
 
@@ -229,17 +233,24 @@ impl Ledger {
 
     fn resize_ended(&mut self, uid: &str, number: u64, result: ResizeResult, now: Moment) {
         let Some(pod) = self.pods.find(uid) else { return };
+        let for_lease = self.pods.get(pod).is_some_and(|slot| self.orders_lease(slot, number));
         let Some(slot) = self.pods.get_mut(pod) else { return };
         let (book, vm) = (&mut slot.book, slot.vm);
         let order = book.order.filter(|order| order.number == number);
         match result {
             ResizeResult::Accepted { generation } => book.accepted(number, generation),
+            // Without the lease it may be possible: that is tried at once, and nobody is told that there is no room.
+            ResizeResult::Refused if for_lease => {
+                book.not_done(number, now);
+                book.lease_refused(now);
+            }
             ResizeResult::Refused => book.failed(number, false, now),
             ResizeResult::NotDone => book.not_done(number, now + TRY_AGAIN),
             ResizeResult::NotHeld => book.not_done(number, now + TRY_RENEWED),
             ResizeResult::Unknown => book.failed(number, true, now),
         }
-        if let Some(order) = order.filter(|_| result == ResizeResult::Refused) {
+        let refused = result == ResizeResult::Refused && !for_lease;
+        if let Some(order) = order.filter(|_| refused) {
             let book = vm.and_then(|vm| self.book_mut(vm));
             if let Some(wish) = book.and_then(|book| book.wish.as_mut()) {
                 // A return, or a growth for an earlier wish, says nothing about this one.
@@ -288,13 +299,14 @@ impl Ledger {
                     self.set_vm_timer(vm, None);
                     self.touch_vm(vm);
                 }
+                Who::Call(pod) => self.call_is_due(pod, now),
             }
         }
     }
 
     fn uid(&self, who: Who) -> &str {
         match who {
-            Who::Pod(pod) => self.pods.name(pod),
+            Who::Pod(pod) | Who::Call(pod) => self.pods.name(pod),
             Who::Vm(vm) => self.vms.name(vm),
         }
     }

@@ -16,7 +16,9 @@
 //! - The books can be thrown away: requests of pods, approvals and sizes in VM objects are enough to write them
 //!   again. Until all pods and VMs were listed, nothing grows; requests are not lowered before the operator obeys an approval
 //!   of this epoch, since an earlier ledger may have given one that is not known.
-//! - Every request ends, within about [`Settings::hold`] plus [`Settings::resize_limit`].
+//! - A pod requests its promise and a lease of headroom ([`Lease`]), as far as the node has room: what is leased beyond the promise is
+//!   given back first, to other growths and to pods that no scheduler can place.
+//! - Every request ends, within about [`Settings::hold`] plus [`Settings::resize_limit`], also one that waits for leases.
 //!
 //! What this crate does not know: clocks, Kubernetes' objects, signatures, who is allowed to ask.
 
@@ -27,10 +29,13 @@ mod at_once;
 mod audit;
 mod backing;
 mod books;
+mod calls;
 mod count;
 mod dump;
 mod event;
 mod facts;
+mod give_way;
+mod headroom;
 mod ledger;
 mod permit;
 mod place;
@@ -53,4 +58,4 @@ pub use facts::{
 };
 pub use ledger::Ledger;
 pub use place::{MAX_SCORE, NotReady, Placement, Shortage};
-pub use settings::{Scoring, Settings};
+pub use settings::{Lease, Scoring, Settings};

@@ -8,7 +8,7 @@
 //!     |           |  refused, given up: ordered back, answered
 //!     |           |  room taken by another before it was ordered: Waiting
 //!     |           +- slow: answered, then Held for the next request
-//!     | no room
+//!     | no room, or less than leases can make
 //!     +------> Waiting: tried again whenever something on the node changes; answered after `hold`
 //! ```
 //!
@@ -185,11 +185,13 @@ impl Ledger {
             Some(WishState::Growing { requests, .. }) => Some(requests),
             _ => None,
         };
-        let refused = growing.is_some_and(|requests| pod.book.refuses(requests));
+        // What kubelet refuses together with a lease is tried without it.
+        let refused = growing.is_some_and(|requests| pod.book.refuses(requests))
+            && self.lease_refused(pod).is_none();
         // Not ordered yet, and somebody else has the room by now: what is left is found anew.
         let taken = growing
             .is_some_and(|requests| !pod.at.is_some_and(|node| self.may_grow(pod, node, requests)));
-        let Settings { keep_late, give_up, resize_limit, .. } = self.settings;
+        let Settings { keep_late, give_up, hold, resize_limit, .. } = self.settings;
         let Some(book) = self.book_mut(vm) else { return };
         let Some(wish) = book.wish.as_mut() else { return };
         match wish.state {
@@ -207,7 +209,8 @@ impl Ledger {
             WishState::Growing { since, .. } => {
                 if wish.refused || refused || since + give_up <= now {
                     self.revoke(vm, now);
-                } else if wish.ticket.is_some() && since + resize_limit <= now {
+                } else if wish.ticket.is_some() && wish.answer_by(since, hold, resize_limit) <= now
+                {
                     wish.reason = "kubelet has not allocated it yet".to_owned();
                     self.answer_short(vm, Why::KubeletSlow);
                 }
@@ -254,6 +257,16 @@ impl Ledger {
         } else {
             permit
         };
+        // What leases can make room for, and are not given too long for, is waited for.
+        let patience =
+            if grows(target, permit) { self.settings.hold } else { self.settings.resize_limit };
+        let better = (wish.since + patience > now)
+            .then(|| self.obtainable(vm, node, now))
+            .flatten()
+            .is_some_and(|better| grows(better.target, target));
+        if better {
+            return;
+        }
         let requests = price.cost(book.promise().max(target));
         if grows(target, permit) && requests.fits_in(pod.book.backed()) {
             self.finish(vm, target, Why::AlreadyBacked, now);
@@ -311,11 +324,15 @@ impl Ledger {
     /// Ends a wish with what the VM gets.
     fn finish(&mut self, vm: VmId, size: Size, why: Why, now: Moment) {
         let Some(epoch) = self.epoch else { return };
+        let (renews, confirm_write) = (self.settings.lease.is_some(), self.settings.confirm_write);
         let Some(book) = self.book_mut(vm) else { return };
         let Some(wish) = book.wish.take() else { return };
         let before = book.permit();
         let seal = book.seal_for(epoch, size);
         let all = !grows(wish.want, size);
+        if !wish.own && renews {
+            book.renew(seal, now + confirm_write);
+        }
         let (own, reason) = (wish.own, wish.reason.clone());
         let reason = if all { String::new() } else { reason };
         if own {
@@ -325,7 +342,9 @@ impl Ledger {
             let outcome = outcome(all, before, size);
             let reason =
                 if all || !reason.is_empty() { reason.clone() } else { PARTIAL.to_owned() };
-            let answer = Answer::Permit { generation: wish.generation, outcome, seal, reason };
+            let leased = self.at_hand(vm, size);
+            let answer =
+                Answer::Permit { generation: wish.generation, outcome, seal, leased, reason };
             self.answer(ticket, answer, why);
         }
         if !all {
@@ -358,8 +377,8 @@ impl Ledger {
         let Some(wish) = book.wish.as_mut() else { return };
         let Some(ticket) = wish.ticket.take() else { return };
         let (generation, reason) = (wish.generation, wish.reason.clone());
-        let answer =
-            Answer::Permit { generation, outcome: Outcome::Denied, seal, reason: reason.clone() };
+        let (outcome, leased) = (Outcome::Denied, self.at_hand(vm, permit));
+        let answer = Answer::Permit { generation, outcome, seal, leased, reason: reason.clone() };
         self.answer(ticket, answer, why);
         self.tell_short(vm, reason);
     }

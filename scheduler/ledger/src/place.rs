@@ -212,7 +212,9 @@ impl Ledger {
         let score = |(name, found): (&str, Option<NodeId>)| {
             let standing = found.and_then(|node| Some((node, self.standings.get(node)?)));
             let Some((node, standing)) = standing else { return 0 };
-            let used = self.others(guest, node, standing) + guest.need;
+            // What is leased gives way: it does not make a node full.
+            let others = self.others(guest, node, standing).saturating_sub(standing.leased);
+            let used = others + guest.need;
             let score = scoring.score(used, standing.allocatable, largest);
             if scoring.randomize && score > 0 {
                 scoring.spread(score, &pod.uid, name)
@@ -270,7 +272,7 @@ impl Ledger {
     }
 
     /// What a pod will take where it is placed.
-    fn placement_need(&self, pod: &PodFacts) -> Amount {
+    pub(crate) fn placement_need(&self, pod: &PodFacts) -> Amount {
         match &pod.kind {
             PodKind::Ordinary { requests } => *requests,
             PodKind::Runner(runner) => {

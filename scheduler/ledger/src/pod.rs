@@ -38,6 +38,9 @@ pub(crate) struct PodBook {
     maybe: Option<Maybe>,
     pub(crate) not_before: Moment,
     pub(crate) failures: u32,
+    /// No lease is ordered before: kubelet or the API server has refused one.
+    pub(crate) no_lease_before: Moment,
+    lease_refusals: u32,
     /// Bound by us or looked up, and not yet seen so by the watch: the API server is asked then.
     pub(crate) unconfirmed: Option<Moment>,
     /// The API server is being asked whether it is bound.
@@ -60,6 +63,8 @@ impl PodBook {
             maybe: None,
             not_before: Moment::default(),
             failures: 0,
+            no_lease_before: Moment::default(),
+            lease_refusals: 0,
             unconfirmed: None,
             looking: false,
         }
@@ -129,6 +134,32 @@ impl PodBook {
         most
     }
 
+    /// What the main container will request once all orders have ended.
+    pub(crate) fn going(&self) -> Amount {
+        let spec = self.facts.runner().map_or(Amount::ZERO, |runner| runner.spec);
+        self.order.map_or(spec, |order| order.requests)
+    }
+
+    /// Whether kubelet has acted on the newest spec, and given what it asks for.
+    pub(crate) fn settled(&self) -> bool {
+        self.facts.runner().is_some_and(|runner| {
+            runner.observed >= runner.generation && runner.allocated == Some(runner.spec)
+        })
+    }
+
+    /// Whether nothing stands against an order now.
+    pub(crate) fn may_be_ordered(&self, now: Moment) -> bool {
+        self.order.is_none() && self.not_before <= now && self.unconfirmed.is_none()
+    }
+
+    /// A lease was refused: the next one is tried after a while, later each time.
+    pub(crate) fn lease_refused(&mut self, now: Moment) {
+        let again = now < self.no_lease_before + LEASE_AGAIN_LONGEST;
+        self.lease_refusals = if again { self.lease_refusals.saturating_add(1) } else { 1 };
+        let pause = LEASE_AGAIN.saturating_mul(1 << self.lease_refusals.min(7));
+        self.no_lease_before = now + pause.min(LEASE_AGAIN_LONGEST);
+    }
+
     /// Notes an order before it is sent.
     pub(crate) fn ordered(&mut self, requests: Amount, number: u64) {
         self.backed = self.backed.min(requests);
@@ -182,12 +213,17 @@ impl PodBook {
     pub(crate) fn timer(&self, now: Moment) -> Option<Moment> {
         let maybe = self.maybe.map(|maybe| maybe.until);
         let retry = Some(self.not_before).filter(|at| *at > now);
-        [maybe, retry, self.unconfirmed].into_iter().flatten().min()
+        let lease = Some(self.no_lease_before).filter(|at| *at > now);
+        [maybe, retry, lease, self.unconfirmed].into_iter().flatten().min()
     }
 }
 
 /// A request to the API server that was given up may still arrive for so long.
 const MAYBE_FOR: std::time::Duration = std::time::Duration::from_secs(5);
+/// Between two attempts at a lease that was refused, to begin with; doubled each time.
+const LEASE_AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
+/// The longest time between them.
+const LEASE_AGAIN_LONGEST: std::time::Duration = std::time::Duration::from_secs(600);
 /// Between two attempts at an order that met another version of the pod.
 pub(crate) const TRY_AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
 /// Between two attempts without the lease: meanwhile it is renewed, or known to be lost.
@@ -226,6 +262,7 @@ mod tests {
             name: "p".into(),
             node: Some("n".into()),
             finished: false,
+            unschedulable: false,
             version: generation,
             kind: PodKind::Runner(RunnerFacts {
                 vm_uid: "v".into(),

@@ -55,6 +55,7 @@ impl Ledger {
         self.unlink_pod(pod);
         self.set_pod_timer(pod, None);
         self.pods.remove(pod);
+        self.note_call(pod);
     }
 
     /// Asks the API server for a pod that the watch has not confirmed. Only its word frees anything; asked again until it comes.

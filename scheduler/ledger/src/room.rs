@@ -1,10 +1,13 @@
 //! How much room there is for a VM, why there is no more, and when to look again.
 
+use std::time::Duration;
+
 use guest_units::{Moment, Size};
 
 use crate::amount::{Amount, cpu_text};
 use crate::books::PodSlot;
 use crate::ledger::Ledger;
+use crate::settings::Settings;
 use crate::slab::{NodeId, VmId};
 use crate::vm::WishState;
 
@@ -65,11 +68,22 @@ impl Ledger {
         let write =
             book.writing.filter(|writing| !writing.in_flight).map(|writing| writing.not_before);
         let wish = book.wish.as_ref().and_then(|wish| match wish.state {
-            WishState::Waiting if wish.own => Some(wish.not_before).filter(|at| *at > now),
-            WishState::Waiting => Some(wish.since + self.settings.hold),
+            WishState::Waiting => {
+                // For leases that give way it waits longer.
+                let leases = self.settings.lease.is_some().then_some(self.settings.resize_limit);
+                let until = |span: Duration| Some(wish.since + span).filter(|at| *at > now);
+                let hold = until(self.settings.hold).or(leases.and_then(until));
+                if wish.own {
+                    let again = Some(wish.not_before).filter(|at| *at > now);
+                    [again, hold.filter(|_| leases.is_some())].into_iter().flatten().min()
+                } else {
+                    hold.or(Some(wish.since + self.settings.hold))
+                }
+            }
             WishState::Held { until, .. } => Some(until),
             WishState::Growing { since, .. } if wish.ticket.is_some() => {
-                Some(since + self.settings.resize_limit)
+                let Settings { hold, resize_limit, .. } = self.settings;
+                Some(wish.answer_by(since, hold, resize_limit))
             }
             WishState::Growing { since, .. } => Some(since + self.settings.give_up),
         });

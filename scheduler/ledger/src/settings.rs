@@ -1,6 +1,8 @@
-//! Times, and the scores that the policy file chooses.
+//! Times, how large leases are, and the scores that the policy file chooses.
 
 use std::time::Duration;
+
+use guest_units::{Bytes, MilliCpu, Size};
 
 /// How long things may take, and what a good placement is.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +19,8 @@ pub struct Settings {
     pub confirm_pod: Duration,
     /// An approval that the object does not show is written again after so long.
     pub confirm_write: Duration,
+    /// Leases of headroom. None: pods request what their promises take, and every growth waits for kubelet.
+    pub lease: Option<Lease>,
     /// Scores of nodes.
     pub scoring: Scoring,
 }
@@ -30,7 +34,47 @@ impl Default for Settings {
             keep_late: Duration::from_secs(5),
             confirm_pod: Duration::from_secs(30),
             confirm_write: Duration::from_secs(5),
+            lease: Some(Lease::default()),
             scoring: Scoring::default(),
+        }
+    }
+}
+
+/// How much more than its promise a VM's pod requests, where the node has room.
+///
+/// A lease is the next step of growth. A saturated CPU asks for half as much again, or for double. A core fills memory at about
+/// 1 GiB/s while a resize takes 50-200 ms until kubelet has allocated it, and the pods of a burst come together: a step is half of
+/// what there is, and no less than one CPU and one GiB, which is what four cores fill in 250 ms. Memory comes in whole slots.
+/// Nothing is leased above the VM's maximum.
+///
+/// A lease is refilled when half of it is used up (and at least half can be had). When a promise shrinks, what it gives back becomes
+/// lease; only more than two steps in a row is returned, down to one: a VM that swings between a size and the next step is never
+/// resized.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// A step of CPU, in percent of what is promised.
+    pub cpu_percent: u32,
+    /// A step of memory, in percent of what is promised.
+    pub memory_percent: u32,
+    /// A step is no less than this.
+    pub least: Size,
+    /// Leases leave so much of a node free for ordinary pods that are about to come, in percent; when less than half of it is
+    /// left, they make room for all of it, before any pod has to wait.
+    pub keep_free_percent: u32,
+    /// A pod that nobody can place is expected for so long on a node that has room for it. When it has not come by then, something
+    /// else is in its way: the node has leases again, and rests from it for twenty times as long, then twice that, and so on.
+    /// Longer than the longest back-off of kube-scheduler, which is 10 s unless configured otherwise.
+    pub patience: Duration,
+}
+
+impl Default for Lease {
+    fn default() -> Self {
+        Self {
+            cpu_percent: 50,
+            memory_percent: 50,
+            least: Size { cpu: MilliCpu(1000), memory: Bytes::from_gib(1) },
+            keep_free_percent: 10,
+            patience: Duration::from_secs(30),
         }
     }
 }

@@ -9,8 +9,11 @@ use guest_units::Moment;
 use crate::books::PodSlot;
 use crate::event::Ticket;
 use crate::ledger::Ledger;
-use crate::slab::{NodeId, VmId};
+use crate::slab::{NodeId, PodId, VmId};
 use crate::vm::WishState;
+
+/// Each round looks at what the one before has touched. Few are ever needed; what is left after so many waits for the next event.
+const MOST_ROUNDS: usize = 16;
 
 /// What of a VM tells whether a step did anything.
 #[derive(PartialEq)]
@@ -22,22 +25,44 @@ struct Mark {
 
 impl Ledger {
     pub(crate) fn settle(&mut self, now: Moment) {
-        if self.dirty_vms.is_empty() && self.dirty_nodes.is_empty() {
-            return;
+        // What is done may make more possible, here or on another node: all is looked at until nothing comes of it.
+        for _ in 0..MOST_ROUNDS {
+            if self.dirty_vms.is_empty() && self.dirty_nodes.is_empty() {
+                return;
+            }
+            self.settle_once(now);
         }
+    }
+
+    fn settle_once(&mut self, now: Moment) {
         // The order decides who gets which rank: it is that of the names.
         let mut vms = std::mem::take(&mut self.dirty_vms);
         self.vms.sort(&mut vms);
+        let mut nodes = std::mem::take(&mut self.dirty_nodes);
+        self.nodes.sort(&mut nodes);
+        // Whatever is touched from here on is looked at in the next round.
+        for vm in &vms {
+            if let Some(slot) = self.vms.get_mut(*vm) {
+                (slot.dirty, slot.fresh) = (false, true);
+            }
+        }
+        for node in &nodes {
+            if let Some(slot) = self.nodes.get_mut(*node) {
+                slot.dirty = false;
+            }
+        }
         for vm in &vms {
             self.plan_vm(*vm, now);
             self.recount_vm(*vm);
         }
-        let mut nodes = std::mem::take(&mut self.dirty_nodes);
-        self.nodes.sort(&mut nodes);
         let mut looked = vms.clone();
         for node in &nodes {
             let changed = self.settle_wishes(*node, now, &mut looked);
             self.settle_pods(*node, changed, now);
+            // Wishes are measured against what the orders have left.
+            if self.nodes.get(*node).is_some_and(|slot| slot.changed) {
+                self.touch_node(*node);
+            }
         }
         self.vms.sort(&mut looked);
         looked.dedup();
@@ -53,20 +78,25 @@ impl Ledger {
     fn clean(&mut self, mut vms: Vec<VmId>, mut nodes: Vec<NodeId>) {
         for vm in vms.drain(..) {
             let Some(slot) = self.vms.get_mut(vm) else { continue };
-            slot.dirty = false;
-            if slot.book.is_none() && slot.pods.is_empty() {
+            slot.fresh = false;
+            if slot.book.is_none() && slot.pods.is_empty() && !slot.dirty {
                 self.vms.remove(vm);
             }
         }
         for node in nodes.drain(..) {
-            let Some(slot) = self.nodes.get_mut(node) else { continue };
-            slot.dirty = false;
-            if slot.facts.is_none() && slot.pods == 0 {
+            let Some(slot) = self.nodes.get(node) else { continue };
+            if slot.facts.is_none() && slot.pods == 0 && !slot.dirty {
                 self.nodes.remove(node);
+                self.forget_calls_on(node);
             }
         }
         // Their memory serves the next event.
-        (self.dirty_vms, self.dirty_nodes) = (vms, nodes);
+        if self.dirty_vms.is_empty() {
+            self.dirty_vms = vms;
+        }
+        if self.dirty_nodes.is_empty() {
+            self.dirty_nodes = nodes;
+        }
     }
 
     /// Serves the wishes on a node. Adds the VMs that were looked at; says whether what is reserved had changed before.
@@ -110,7 +140,7 @@ impl Ledger {
     fn must_look(&self, vm: VmId, node: NodeId, now: Moment) -> bool {
         let changed = |node| self.nodes.get(node).is_some_and(|slot| slot.changed);
         let Some(slot) = self.vms.get(vm) else { return false };
-        slot.dirty
+        slot.fresh
             || slot.unsettled
             || changed(node)
             || slot.timer.is_some_and(|at| at <= now)
@@ -138,20 +168,26 @@ impl Ledger {
 
     /// Orders what the pods of a node need, as far as that may have changed since the last time.
     fn settle_pods(&mut self, node: NodeId, changed: bool, now: Moment) {
-        let Some(slot) = self.nodes.get(node).filter(|slot| !slot.restless.is_empty()) else {
+        let way = self.way(node, now);
+        let Some(slot) = self.nodes.get_mut(node) else { return };
+        // Who waits for a lease may have one again.
+        let changed = changed | (std::mem::replace(&mut slot.pressed, way.pressed) != way.pressed);
+        slot.restless.extend(way.pods());
+        if slot.restless.is_empty() {
             return;
-        };
-        let mut pods: Vec<_> = slot.restless.iter().copied().collect();
-        self.pods.sort(&mut pods);
-        for pod in pods {
+        }
+        for pod in self.by_need(node) {
             let changed = changed || self.nodes.get(node).is_some_and(|slot| slot.changed);
             let look = |slot: &&mut PodSlot| {
-                changed || slot.stale || slot.timer.is_some_and(|at| at <= now)
+                changed
+                    || slot.stale
+                    || slot.timer.is_some_and(|at| at <= now)
+                    || way.most(slot.id).is_some()
             };
             let Some(slot) = self.pods.get_mut(pod).filter(look) else { continue };
             slot.stale = false;
             let (vm, before) = (slot.vm, slot.book.state());
-            let waits = self.order_resize(pod, now);
+            let waits = self.order_resize(pod, &way, now);
             let Some(slot) = self.pods.get_mut(pod) else { continue };
             let timer = slot.book.age(now);
             let same = before == slot.book.state();
@@ -164,5 +200,20 @@ impl Ledger {
                 self.more_to_do(vm);
             }
         }
+    }
+
+    /// The restless pods of a node: first those that grow, then those with least of a lease.
+    fn by_need(&self, node: NodeId) -> Vec<PodId> {
+        let restless = self.nodes.get(node).into_iter().flat_map(|slot| slot.restless.iter());
+        let mut pods: Vec<_> = restless
+            .filter_map(|pod| self.pods.get(*pod))
+            .map(|pod| {
+                let leasing = self.leasing(pod);
+                let share = leasing.map_or(0, |it| if it.grows() { 0 } else { 1 + it.share() });
+                (share, self.pods.name(pod.id), pod.id)
+            })
+            .collect();
+        pods.sort_unstable();
+        pods.into_iter().map(|(.., pod)| pod).collect()
     }
 }

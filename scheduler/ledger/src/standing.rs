@@ -15,6 +15,8 @@ pub(crate) struct Standing {
     pub(crate) allocatable: Amount,
     /// What they take.
     pub(crate) reserved: Amount,
+    /// What of it is leased, and gives way.
+    pub(crate) leased: Amount,
 }
 
 /// All nodes by number, and the largest of what they have.
@@ -77,7 +79,7 @@ mod tests {
         let mut standings = Standings::default();
         let has = |cpu_millis, memory_bytes| {
             let allocatable = Amount { cpu_millis, memory_bytes };
-            Some(Standing { allocatable, reserved: Amount::ZERO })
+            Some(Standing { allocatable, reserved: Amount::ZERO, leased: Amount::ZERO })
         };
         let largest = |standings: &Standings| {
             let Amount { cpu_millis, memory_bytes } = standings.largest();

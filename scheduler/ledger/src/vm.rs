@@ -5,6 +5,8 @@
 //! promise is the larger of all of these, per resource: it grows before the VM grows, and shrinks only when nothing can
 //! use the difference any more.
 
+use std::time::Duration;
+
 use guest_units::{Bytes, MilliCpu, Moment, Size};
 use scheduler_protocol::ObjectRef;
 
@@ -37,6 +39,14 @@ pub(crate) struct Wish {
     pub(crate) refused: bool,
     /// Why nothing could be done about it last time.
     pub(crate) reason: String,
+}
+
+impl Wish {
+    /// When a growth that began at `since` is answered, whatever has come of it: in all no later than if the wish had waited
+    /// for room as long as one may.
+    pub(crate) fn answer_by(&self, since: Moment, hold: Duration, limit: Duration) -> Moment {
+        (since + limit).min(self.since + hold + limit)
+    }
 }
 
 /// What is being done about a wish.
@@ -238,7 +248,7 @@ impl VmBook {
         Size { cpu, memory }
     }
 
-    fn whole_slots(&self, memory: Bytes) -> Bytes {
+    pub(crate) fn whole_slots(&self, memory: Bytes) -> Bytes {
         let (min, slot) = (self.facts.min.memory.0, self.facts.slot.0.max(1));
         let above = memory.0.saturating_sub(min) / slot * slot;
         Bytes(min.saturating_add(above))

@@ -45,6 +45,13 @@ enum Op {
     Remove {
         index: u32,
     },
+    /// A pod that some scheduler could not place, or is yet to look at.
+    Pending {
+        index: u32,
+        cpu: u64,
+        gib: u64,
+        unschedulable: bool,
+    },
     Lose {
         vm: usize,
     },
@@ -97,6 +104,9 @@ fn op() -> impl Strategy<Value = Op> {
             Op::Other { index, node, cpu: cpu * 500 }
         }),
         4 => (0_u32..4).prop_map(|index| Op::Remove { index }),
+        4 => (0_u32..4, 1_u64..16, 0_u64..8, prop::bool::weighted(0.8)).prop_map(
+            |(index, cpu, gib, unschedulable)| Op::Pending { index, cpu: cpu * 500, gib, unschedulable }
+        ),
         1 => vm.clone().prop_map(|vm| Op::Lose { vm }),
         3 => (vm.clone(), node.clone()).prop_map(|(vm, node)| Op::Bind { vm, node }),
         1 => vm.clone().prop_map(|vm| Op::LookUp { vm }),
@@ -109,6 +119,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<bool>().prop_map(|held| Op::Lease { held }),
         1 => Just(Op::Relist),
         6 => (1_u64..2000).prop_map(|ms| Op::Pass { ms }),
+        1 => (30_u64..700).prop_map(|seconds| Op::Pass { ms: seconds * 1000 }),
     ]
 }
 
@@ -121,8 +132,9 @@ struct Crowd {
 }
 
 impl Crowd {
-    fn new() -> Self {
-        let mut world = World::new(&[node(NODES[0], 10_000, 20), node(NODES[1], 8000, 16)]);
+    fn new(leased: bool) -> Self {
+        let make = if leased { World::leased } else { World::new };
+        let mut world = make(&[node(NODES[0], 10_000, 20), node(NODES[1], 8000, 16)]);
         for (index, name) in NAMES.iter().enumerate() {
             world.vm(facts(index));
             world.pod(runner(name, Some(NODES[usize::from(index == 0)]), cost(size(500, 1))));
@@ -184,6 +196,12 @@ impl Crowd {
                 self.world.pod(ordinary(&format!("o-{index}"), NODES[node], amount(cpu, 512)));
             }
             Op::Remove { index } => self.remove(format!("o-{index}")),
+            Op::Pending { index, cpu, gib, unschedulable } => {
+                // A pod never loses its node: this is another one.
+                self.remove(format!("o-{index}"));
+                let pod = ordinary(&format!("o-{index}"), "", amount(cpu, gib * 1024));
+                self.world.pod(PodFacts { node: None, unschedulable, ..pod });
+            }
             Op::Lose { vm } => self.remove(format!("pod-{}", NAMES[vm])),
             Op::Bind { vm, node } => self.bind(vm, NODES[node]),
             Op::LookUp { vm } => self.world.look_up(&format!("pod-{}", NAMES[vm])),
@@ -247,7 +265,9 @@ impl Crowd {
     /// Makes the pod if there is none, and places it; the watch shows it at once or never.
     fn bind(&mut self, vm: usize, node: &str) {
         let Some(pod) = self.pod(vm) else {
-            return self.world.pod(runner(NAMES[vm], None, cost(size(500, 1))));
+            let pod = runner(NAMES[vm], None, cost(size(500, 1)));
+            let unschedulable = self.generation.is_multiple_of(2);
+            return self.world.pod(PodFacts { unschedulable, ..pod });
         };
         if let Ok((placed, _)) = self.world.ledger.may_bind(&pod.uid, node) {
             self.world.tell(Event::Placing(placed.clone()));
@@ -271,15 +291,24 @@ fn facts(index: usize) -> scheduler_ledger::VmFacts {
     facts
 }
 
+fn run(ops: &[Op], leased: bool) {
+    let mut crowd = Crowd::new(leased);
+    crowd.collect();
+    for op in ops {
+        crowd.apply(op);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
 
     #[test]
     fn what_is_kept_is_what_adding_up_gives(ops in prop::collection::vec(op(), 1..200)) {
-        let mut crowd = Crowd::new();
-        crowd.collect();
-        for op in &ops {
-            crowd.apply(op);
-        }
+        run(&ops, false);
+    }
+
+    #[test]
+    fn it_is_so_with_leases(ops in prop::collection::vec(op(), 1..200)) {
+        run(&ops, true);
     }
 }

@@ -1,10 +1,19 @@
 //! An agent's request for a size, and the answers to it.
+//!
+//! | version | what is new |
+//! |---|---|
+//! | 1 | |
+//! | 2 | the answer says what the VM would get at once: [`PermitAnswer::leased`] |
+//!
+//! An answer is of the version of its request. A scheduler understands the version before its own. An agent begins each connection
+//! with its own version, and repeats a request that is refused as [`RefusalCode::BadRequest`] in the one before: so either side may be
+//! replaced first.
 
 use guest_units::{Bytes, MilliCpu, Size};
 use serde::{Deserialize, Serialize};
 
 /// The version that this crate speaks.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The oldest version that it understands.
 pub const OLDEST_VERSION: u32 = 1;
 /// Port of the Service `autoscale-scheduler.kube-system`.
@@ -37,7 +46,7 @@ pub struct ObjectRef {
 /// An agent asks what one VM of its node may have. Body of `POST /v1/permit`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PermitRequest {
-    /// Version of the protocol: [`VERSION`].
+    /// Version of the protocol, from [`OLDEST_VERSION`] to [`VERSION`].
     pub version: u32,
     /// The VM.
     pub vm: ObjectRef,
@@ -188,6 +197,10 @@ pub struct PermitAnswer {
     pub permit: Size,
     /// The permit, signed.
     pub approval: Approval,
+    /// What the VM would get at once if it asked, in total: kubelet has allocated it. Never less than the permit, and no promise: it may be
+    /// gone when the VM asks. From version 2 on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leased: Option<Size>,
     /// Why it is less than wanted; empty when granted.
     pub reason: String,
 }

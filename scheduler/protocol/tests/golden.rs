@@ -6,12 +6,15 @@ use scheduler_protocol::extender::{
 };
 use scheduler_protocol::{
     BadRequest, MAX_CPU, MAX_MEMORY, Outcome, PermitAnswer, PermitRequest, Refusal, RefusalCode,
+    VERSION,
 };
 use serde_json::{Value, json};
 
 const REQUEST: &str = include_str!("golden/v1/permit_request.json");
 const ANSWER: &str = include_str!("golden/v1/permit_answer.json");
 const REFUSAL: &str = include_str!("golden/v1/refusal.json");
+const REQUEST_2: &str = include_str!("golden/v2/permit_request.json");
+const ANSWER_2: &str = include_str!("golden/v2/permit_answer.json");
 const ARGS: &str = include_str!("golden/v1/extender_args.json");
 const PREEMPT: &str = include_str!("golden/v1/preemption_args.json");
 const ANSWERS: &str = include_str!("golden/v1/extender_answers.json");
@@ -27,10 +30,21 @@ fn permits_read_and_write_as_version_1() {
     request.check().unwrap();
     let answer: PermitAnswer = serde_json::from_str(ANSWER).unwrap();
     assert_eq!(serde_json::to_value(&answer).unwrap(), value(ANSWER));
-    assert_eq!(answer.outcome, Outcome::Partial);
+    assert_eq!((answer.outcome, answer.leased), (Outcome::Partial, None));
     let refusal: Refusal = serde_json::from_str(REFUSAL).unwrap();
     assert_eq!(serde_json::to_value(&refusal).unwrap(), value(REFUSAL));
     assert_eq!(refusal.code.status(), 409);
+}
+
+#[test]
+fn permits_read_and_write_as_version_2() {
+    let request: PermitRequest = serde_json::from_str(REQUEST_2).unwrap();
+    assert_eq!(serde_json::to_value(&request).unwrap(), value(REQUEST_2));
+    request.check().unwrap();
+    assert_eq!(request.version, VERSION);
+    let answer: PermitAnswer = serde_json::from_str(ANSWER_2).unwrap();
+    assert_eq!(serde_json::to_value(&answer).unwrap(), value(ANSWER_2));
+    assert!(answer.leased.is_some_and(|leased| answer.permit.fits_in(leased)));
 }
 
 #[test]
@@ -48,7 +62,8 @@ fn absurd_requests_are_typed_errors() {
         change(&mut request);
         request.check().unwrap_err()
     };
-    assert_eq!(bad(&|r| r.version = 2), BadRequest::Version { got: 2 });
+    assert_eq!(bad(&|r| r.version = 3), BadRequest::Version { got: 3 });
+    assert_eq!(bad(&|r| r.version = 0), BadRequest::Version { got: 0 });
     assert_eq!(bad(&|r| r.vm.uid.clear()), BadRequest::Name { field: "vm", part: "uid" });
     assert_eq!(
         bad(&|r| r.pod.name = "a/../b".into()),

@@ -16,7 +16,8 @@
 //!
 //! and for both together: OOM kills (Autopilot counts them too; per million VM-hours only from [`KILLS_FOR_A_RATE`] on, for
 //! fewer say nothing about a rate), CU-hours (a compute unit is 0.25 vCPU and 1 GiB; a VM has as many at any moment as the
-//! larger of the two needs, and fractions count), and the share of scale-ups that were served without moving the VM.
+//! larger of the two needs, and fractions count), the share of scale-ups that were served without moving the VM, the share of
+//! permitted growths that did not have to wait for kubelet, and how often a VM's pod was resized.
 //!
 //! A shortage below one byte is none. Demand above what the largest size can hold is cut off before a run, for all policies
 //! alike (`baseline::Machine::capped`): nobody could serve it.
@@ -126,6 +127,18 @@ pub struct Quality {
     kills: u32,
     wanted: u32,
     in_place: u32,
+    permits: Permits,
+}
+
+/// How the growths of a VM were permitted, and what the API server was asked for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Permits {
+    /// Growths that were answered at once, by what kubelet had allocated.
+    pub at_once: u32,
+    /// Growths that waited for kubelet.
+    pub by_resize: u32,
+    /// Orders to resize the VM's pod, up or down.
+    pub pod_resizes: u32,
 }
 
 impl Quality {
@@ -141,6 +154,7 @@ impl Quality {
             kills: 0,
             wanted: 0,
             in_place: 0,
+            permits: Permits::default(),
         }
     }
 
@@ -166,6 +180,11 @@ impl Quality {
     pub fn scale_ups(&mut self, wanted: u32, in_place: u32) {
         self.wanted = self.wanted.saturating_add(wanted);
         self.in_place = self.in_place.saturating_add(in_place);
+    }
+
+    /// So were its growths permitted, in all.
+    pub fn permitted(&mut self, permits: Permits) {
+        self.permits = permits;
     }
 
     /// OOM kills so far.

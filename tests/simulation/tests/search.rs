@@ -37,7 +37,7 @@ const KINDS: [(Family, Bug, u64); 19] = [
 ];
 
 /// Bugs by the rule that they break first.
-const RULES: [(u8, Bug); 12] = [
+const RULES: [(u8, Bug); 13] = [
     (1, Bug::ExtenderBelievesOrders),
     (2, Bug::RunnerIgnoresVeto),
     (2, Bug::AgentForgetsVeto),
@@ -49,6 +49,7 @@ const RULES: [(u8, Bug); 12] = [
     (7, Bug::ExtenderDropsRequests),
     (8, Bug::OperatorKillsUnreachable),
     (9, Bug::OperatorForgetsRunners),
+    (9, Bug::ExtenderKeepsLeases),
     (10, Bug::AgentIgnoresMaximum),
 ];
 

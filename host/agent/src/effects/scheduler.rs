@@ -3,7 +3,8 @@
 //! The authority's certificate and the token are read again whenever they are used, so that both can be rotated
 //! under a running agent. Connections are kept and used again; a kept one that turns out dead is replaced once,
 //! which repeats a request of the same generation. Answers of an older epoch are refused, and no connection is kept
-//! to a server that did not answer well: the next request finds the one that leads.
+//! to a server that did not answer well: the next request finds the one that leads. A server of the version before is spoken to in
+//! its version, as long as the connection lasts.
 
 use std::io;
 use std::path::PathBuf;
@@ -17,7 +18,9 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
-use scheduler_protocol::{PERMIT_PATH, PermitAnswer, PermitRequest, Refusal, VERSION};
+use scheduler_protocol::{
+    OLDEST_VERSION, PERMIT_PATH, PermitAnswer, PermitRequest, Refusal, RefusalCode,
+};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -86,6 +89,10 @@ impl PermitError {
         }
     }
 
+    fn is_bad_request(&self) -> bool {
+        matches!(self, Self::Refused { label, .. } if *label == RefusalCode::BadRequest.label())
+    }
+
     /// The scheduler has seen this generation: the next one must be newer.
     pub(crate) fn newest(&self) -> Option<u64> {
         match self {
@@ -95,7 +102,14 @@ impl PermitError {
     }
 }
 
-type Connection = SendRequest<Full<Bytes>>;
+type Sender = SendRequest<Full<Bytes>>;
+
+/// A connection, and the version that is spoken on it.
+#[derive(Debug)]
+struct Connection {
+    sender: Sender,
+    version: u32,
+}
 
 /// The way to the scheduler; shared by all VMs of the node.
 #[derive(Debug)]
@@ -130,7 +144,8 @@ impl SchedulerClient {
             Err(_) => Err(PermitError::Deadline { limit: self.limit }),
             Ok(Err(err)) => Err(err),
             Ok(Ok((answer, connection))) => {
-                self.check(request, answer).inspect(|_| self.keep(connection))
+                let asked = PermitRequest { version: connection.version, ..request.clone() };
+                self.check(&asked, answer).inspect(|_| self.keep(connection))
             }
         };
         answer.inspect_err(|_| self.close())
@@ -141,7 +156,7 @@ impl SchedulerClient {
         request: &PermitRequest,
         answer: PermitAnswer,
     ) -> Result<PermitAnswer, PermitError> {
-        if answer.version != VERSION {
+        if answer.version != request.version {
             return Err(PermitError::Mismatch { what: "version" });
         }
         if answer.generation != request.generation {
@@ -161,21 +176,37 @@ impl SchedulerClient {
         &self,
         request: &PermitRequest,
     ) -> Result<(PermitAnswer, Connection), PermitError> {
-        let body = serde_json::to_vec(request).map_err(|source| PermitError::Encode { source })?;
-        let body = Bytes::from(body);
         let token = self.token().await?;
         if let Some(mut kept) = self.keep_out() {
-            let sent = kept.send_request(self.http(&token, body.clone())?).await;
+            let body = body(request, kept.version)?;
+            let sent = kept.sender.send_request(self.http(&token, body)?).await;
             if let Ok(response) = sent {
                 return Ok((answer(response).await?, kept));
             }
         }
-        let mut fresh = self.connect().await?;
-        let response = fresh
-            .send_request(self.http(&token, body)?)
-            .await
-            .map_err(|source| PermitError::Send { source })?;
-        Ok((answer(response).await?, fresh))
+        let mut fresh = Connection { sender: self.connect().await?, version: request.version };
+        let mut answered = self.once(&mut fresh, request, &token).await;
+        if answered.as_ref().is_err_and(PermitError::is_bad_request)
+            && fresh.version > OLDEST_VERSION
+        {
+            // It does not say more: it may be that the version is not understood. Nothing was done.
+            fresh.version -= 1;
+            answered = self.once(&mut fresh, request, &token).await;
+        }
+        Ok((answered?, fresh))
+    }
+
+    async fn once(
+        &self,
+        connection: &mut Connection,
+        request: &PermitRequest,
+        token: &str,
+    ) -> Result<PermitAnswer, PermitError> {
+        let body = body(request, connection.version)?;
+        // It may have been answered on before.
+        connection.sender.ready().await.map_err(|source| PermitError::Send { source })?;
+        let sent = connection.sender.send_request(self.http(token, body)?).await;
+        answer(sent.map_err(|source| PermitError::Send { source })?).await
     }
 
     fn http(&self, token: &str, body: Bytes) -> Result<http::Request<Full<Bytes>>, PermitError> {
@@ -199,7 +230,7 @@ impl SchedulerClient {
         Ok(token.to_owned())
     }
 
-    async fn connect(&self) -> Result<Connection, PermitError> {
+    async fn connect(&self) -> Result<Sender, PermitError> {
         let SchedulerUrl { host, port } = &self.url;
         let connector = TlsConnector::from(Arc::new(self.tls()?));
         let name = ServerName::try_from(host.clone())
@@ -239,7 +270,7 @@ impl SchedulerClient {
     fn keep_out(&self) -> Option<Connection> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         while let Some(connection) = kept.pop() {
-            if connection.is_ready() {
+            if connection.sender.is_ready() {
                 return Some(connection);
             }
         }
@@ -257,6 +288,11 @@ impl SchedulerClient {
     pub(crate) fn close(&self) {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
+}
+
+fn body(request: &PermitRequest, version: u32) -> Result<Bytes, PermitError> {
+    let request = PermitRequest { version, ..request.clone() };
+    serde_json::to_vec(&request).map(Bytes::from).map_err(|source| PermitError::Encode { source })
 }
 
 async fn answer(

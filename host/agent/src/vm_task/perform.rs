@@ -103,6 +103,8 @@ async fn ask_permit(shared: Arc<Shared>, view: VmView, asked: Asked, report: mps
                 generation,
                 permit_cpu = answer.permit.cpu.0,
                 permit_memory = answer.permit.memory.0,
+                leased_cpu = answer.leased.map(|leased| leased.cpu.0),
+                leased_memory = answer.leased.map(|leased| leased.memory.0),
                 outcome = answer.outcome.label(),
                 ms = millis(began),
                 "permit answered"

@@ -162,18 +162,26 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+fn go(mut run: Run, ops: &[Op]) {
+    run.check();
+    for op in ops {
+        run.apply(op);
+        run.check();
+    }
+    run.settle();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
     fn nothing_is_promised_that_is_not_there(ops in prop::collection::vec(op(), 1..150)) {
-        let mut run = Run::new();
-        run.check();
-        for op in &ops {
-            run.apply(op);
-            run.check();
-        }
-        run.settle();
+        go(Run::new(), &ops);
+    }
+
+    #[test]
+    fn nothing_is_promised_that_is_not_there_with_leases(ops in prop::collection::vec(op(), 1..150)) {
+        go(Run::leased(), &ops);
     }
 }
 

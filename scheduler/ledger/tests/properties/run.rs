@@ -6,7 +6,9 @@ use std::time::Duration;
 use crate::Op;
 use crate::support::{Done, World, allocated, amount, cost, node, reference, size, vm};
 use guest_units::{MilliCpu, Moment, Size};
-use scheduler_ledger::{Amount, Answer, Asked, Event, PodFacts, PodKind, Seal, Ticket, VmFacts};
+use scheduler_ledger::{
+    Amount, Answer, Asked, Event, NodeFacts, PodFacts, PodKind, Seal, Ticket, VmFacts,
+};
 
 mod cluster;
 mod operator;
@@ -72,8 +74,16 @@ fn index(uid: &str) -> usize {
 
 impl Run {
     pub(crate) fn new() -> Self {
+        Self::on(World::new)
+    }
+
+    pub(crate) fn leased() -> Self {
+        Self::on(World::leased)
+    }
+
+    fn on(world: fn(&[NodeFacts]) -> World) -> Self {
         let mut run = Self {
-            world: World::new(&[node("n1", 6000, 12), node("n2", 4000, 8)]),
+            world: world(&[node("n1", 6000, 12), node("n2", 4000, 8)]),
             epoch: 1,
             truths: Vec::new(),
             orders: Vec::new(),

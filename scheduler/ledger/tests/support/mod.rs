@@ -58,6 +58,7 @@ pub fn ordinary(name: &str, node: &str, requests: Amount) -> PodFacts {
         name: name.into(),
         node: Some(node.into()),
         finished: false,
+        unschedulable: false,
         version: 0,
         kind: PodKind::Ordinary { requests },
     }
@@ -90,6 +91,7 @@ pub fn runner(vm: &str, node: Option<&str>, requests: Amount) -> PodFacts {
         name: format!("{vm}-pod"),
         node: node.map(str::to_owned),
         finished: false,
+        unschedulable: false,
         version: 0,
         kind: PodKind::Runner(RunnerFacts {
             vm_uid: format!("vm-{vm}"),
@@ -130,14 +132,25 @@ pub struct World {
     /// Versions of the pods that orders are for, by number.
     pub versions: BTreeMap<u64, u64>,
     next_ticket: u64,
+    settings: Settings,
 }
 
 impl World {
-    /// A ledger that knows everything and holds the lease.
+    /// A ledger that knows everything, holds the lease of leadership and gives none of headroom.
     pub fn new(nodes: &[NodeFacts]) -> Self {
+        Self::with(Settings { lease: None, ..Settings::default() }, nodes)
+    }
+
+    /// The same with leases of headroom, as they are unless configured otherwise.
+    pub fn leased(nodes: &[NodeFacts]) -> Self {
+        Self::with(Settings::default(), nodes)
+    }
+
+    pub fn with(settings: Settings, nodes: &[NodeFacts]) -> Self {
         let nodes = nodes.iter().map(|node| (node.name.clone(), node.clone())).collect();
         let mut world = Self {
-            ledger: Ledger::new(Settings::default()),
+            ledger: Ledger::new(settings.clone()),
+            settings,
             now: Moment::from_secs(100),
             pods: BTreeMap::new(),
             vms: BTreeMap::new(),
@@ -152,7 +165,7 @@ impl World {
 
     /// Begins again with empty books.
     pub fn relist(&mut self, epoch: u64) {
-        self.ledger = Ledger::new(Settings::default());
+        self.ledger = Ledger::new(self.settings.clone());
         self.tell(Event::Leader(Some(epoch)));
         for node in self.nodes.values().cloned().collect::<Vec<_>>() {
             self.tell(Event::Node(node));

@@ -142,7 +142,7 @@ impl World {
                     && object.terminating_since.is_none()
                     && !self.faults.conflict();
                 if done {
-                    object.node = Some(node);
+                    (object.node, object.unschedulable) = (Some(node), false);
                     self.nodes[node as usize].pods.push(pod);
                     self.pod_changed(pod);
                     self.queue.push(self.now + KUBELET, Happening::Kubelet(pod));

@@ -19,6 +19,8 @@ pub enum Bug {
     ExtenderForgetsPods,
     /// Permit requests that arrive while another is open are dropped without an answer.
     ExtenderDropsRequests,
+    /// The extender does not hear that a pod waits for room, and leases do not give way to it.
+    ExtenderKeepsLeases,
     /// The operator deletes the pod of a VM whose runner it cannot reach.
     OperatorKillsUnreachable,
     /// An agent lets a guest's word through unbounded and unlimited.

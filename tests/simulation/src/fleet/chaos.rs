@@ -10,7 +10,7 @@ use scheduler_ledger::Amount;
 use super::fault::{Extent, Family, Fault, Kind, plan};
 use super::guest::Manner;
 use super::message::{Happening, Part};
-use super::object::{Owner, VmId};
+use super::object::{NodeId, Owner, PodId, VmId};
 use super::runner::Trouble;
 use super::world::{Machine, World};
 use crate::random::random;
@@ -89,6 +89,7 @@ impl World {
             self.faults.active.push((index, kind));
         } else {
             self.faults.active.retain(|(active, _)| *active != index);
+            self.faults.ended = self.now;
         }
         match kind {
             Kind::Crash(part) if begins => self.crash_for(part, lasts),
@@ -262,6 +263,7 @@ impl World {
         let others: Vec<u32> = self.nodes[node as usize]
             .pods
             .iter()
+            .chain(&self.extender.waiting)
             .copied()
             .filter(|pod| self.pods[*pod as usize].owner == Owner::Nobody)
             .collect();
@@ -276,14 +278,23 @@ impl World {
         };
         let room = self.nodes[node as usize].allocatable;
         let up = self.nodes[node as usize].up;
+        let pod = self.new_pod(Owner::Nobody, requests);
+        self.pods[pod as usize].created = true;
         if up && (self.counted_late(node) + requests).fits_in(room) {
-            let pod = self.new_pod(Owner::Nobody, requests);
-            let object = &mut self.pods[pod as usize];
-            (object.created, object.node) = (true, Some(node));
-            self.nodes[node as usize].pods.push(pod);
+            self.bind_ordinary(pod, node);
+        } else {
             self.pod_changed(pod);
-            let late = self.draw_span(Duration::from_millis(80));
-            self.queue.push(self.now + late, Happening::Kubelet(pod));
+            self.wait_for_node(pod);
         }
+    }
+
+    /// A scheduler that never asks us places a pod.
+    pub(crate) fn bind_ordinary(&mut self, pod: PodId, node: NodeId) {
+        let object = &mut self.pods[pod as usize];
+        (object.node, object.unschedulable) = (Some(node), false);
+        self.nodes[node as usize].pods.push(pod);
+        self.pod_changed(pod);
+        let late = self.draw_span(Duration::from_millis(80));
+        self.queue.push(self.now + late, Happening::Kubelet(pod));
     }
 }

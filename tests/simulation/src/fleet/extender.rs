@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use guest_units::{Moment, Size};
 use scheduler_ledger::{
-    Action, Answer, Asked, Event, Ledger, PodFacts, PodKind, Seal, Settings, Ticket,
+    Action, Answer, Asked, Event, Ledger, PodFacts, PodKind, Seal, Settings, Ticket, Why,
 };
 use scheduler_protocol::ObjectRef;
 
@@ -70,6 +70,7 @@ impl World {
     /// The books are written anew from what the API server lists.
     pub(crate) fn extender_lists(&mut self) {
         let forgets = self.bug == Some(Bug::ExtenderForgetsPods) && self.extender.life > 1;
+        let deaf = self.bug == Some(Bug::ExtenderKeepsLeases);
         let now = self.now;
         let ledger = &mut self.extender.ledger;
         ledger.handle(Event::Leader(Some(self.extender.epoch)), now);
@@ -83,7 +84,9 @@ impl World {
         for (pod, object) in (0_u32..).zip(&self.pods) {
             if !object.gone && object.created && !(forgets && pod % 3 == 0) {
                 uids.insert(pod_name(pod));
-                ledger.handle(Event::Pod(object.facts(pod)), now);
+                let facts = object.facts(pod);
+                let unschedulable = facts.unschedulable && !deaf;
+                ledger.handle(Event::Pod(PodFacts { unschedulable, ..facts }), now);
             }
         }
         ledger.handle(Event::PodsListed(uids), now);
@@ -106,6 +109,7 @@ impl World {
             Event::PodGone(pod_name(pod))
         } else {
             let mut facts = object.facts(pod);
+            facts.unschedulable &= self.bug != Some(Bug::ExtenderKeepsLeases);
             if let PodKind::Runner(runner) = &mut facts.kind
                 && believes
             {
@@ -147,18 +151,21 @@ impl World {
             }
             for todo in actions.start {
                 self.extender.ledger.handle(Event::Started(todo.id), now);
-                self.do_for_ledger(todo.action);
+                self.do_for_ledger(todo.action, todo.why);
             }
         }
         self.broken(7, 0, "the ledger starts actions without end".to_owned());
     }
 
-    fn do_for_ledger(&mut self, action: Action) {
+    fn do_for_ledger(&mut self, action: Action, why: Why) {
         let life = self.extender.life;
         match action {
-            Action::Answer { ticket, answer } => self.answer(ticket, answer),
+            Action::Answer { ticket, answer } => self.answer(ticket, answer, why),
             Action::Resize { pod, version, epoch, number: order, requests } => {
                 let Some(pod) = number(&pod.uid) else { return };
+                if let Owner::Vm(vm) = self.pods[pod as usize].owner {
+                    self.vms[vm as usize].permits.pod_resizes += 1;
+                }
                 let message =
                     Message::Resize { pod, life, version, epoch, number: order, requests };
                 self.send(Link::ExtenderApi, message);
@@ -176,11 +183,14 @@ impl World {
         }
     }
 
-    fn answer(&mut self, ticket: Ticket, answer: Answer) {
+    fn answer(&mut self, ticket: Ticket, answer: Answer, why: Why) {
         let Some(open) = self.extender.open.remove(&ticket.0) else { return };
         let Open { vm, life, generation, echo, .. } = open;
         if let Answer::Permit { seal, .. } = &answer {
             self.issued(vm, *seal);
+            let permits = &mut self.vms[vm as usize].permits;
+            permits.at_once += u32::from(why == Why::AlreadyBacked);
+            permits.by_resize += u32::from(why == Why::KubeletAllocated);
         }
         if echo {
             return;
@@ -275,13 +285,16 @@ impl World {
         }
     }
 
-    /// kube-scheduler looks for nodes for the pods that have none.
+    /// kube-scheduler and others look for nodes for the pods that have none.
     pub(crate) fn schedule(&mut self) {
         let waiting = std::mem::take(&mut self.extender.waiting);
         for pod in waiting {
             let object = self.pods[pod as usize];
             if object.gone || object.node.is_some() || object.terminating_since.is_some() {
                 continue;
+            }
+            if object.owner == Owner::Nobody {
+                self.judge_wait(pod);
             }
             if !self.place(pod, &object) {
                 self.extender.waiting.push(pod);
@@ -292,18 +305,32 @@ impl World {
         }
     }
 
-    /// By kube-scheduler's own filter, then the extender's, then the score; then it is bound.
+    /// By kube-scheduler's own filter, then the extender's, then the score; then it is bound. Nobody asks the extender about
+    /// ordinary pods.
     fn place(&mut self, pod: PodId, object: &Pod) -> bool {
-        let ledger = &self.extender.ledger;
-        let uid = pod_name(pod);
-        if !self.extender.up || !ledger.knows_pod(&uid) || !matches!(object.owner, Owner::Vm(_)) {
-            return false;
-        }
+        let counted = |node: NodeId| match object.owner {
+            Owner::Vm(_) => self.counted_on(node),
+            Owner::Nobody => self.counted_late(node),
+        };
         let fits = |node: &NodeId| {
             let at = &self.nodes[*node as usize];
-            at.up && (self.counted_on(*node) + object.spec).fits_in(at.allocatable)
+            at.up && (counted(*node) + object.spec).fits_in(at.allocatable)
         };
-        let nodes: Vec<String> = (0..self.node_count()).filter(fits).map(node_name).collect();
+        let nodes: Vec<NodeId> = (0..self.node_count()).filter(fits).collect();
+        let Some(first) = nodes.first().copied() else {
+            self.found_no_node(pod);
+            return false;
+        };
+        if object.owner == Owner::Nobody {
+            self.bind_ordinary(pod, first);
+            return true;
+        }
+        let ledger = &self.extender.ledger;
+        let uid = pod_name(pod);
+        if !self.extender.up || !ledger.knows_pod(&uid) {
+            return false;
+        }
+        let nodes: Vec<String> = nodes.into_iter().map(node_name).collect();
         let facts = object.facts(pod);
         let names = nodes.iter().map(String::as_str);
         let Ok(placement) = ledger.filter(&facts, names.clone()) else { return false };
@@ -311,13 +338,23 @@ impl World {
         let kept: Vec<&str> = kept.map(|(name, _)| name).collect();
         let scores = ledger.prioritize(&facts, kept.iter().copied());
         let best = scores.iter().zip(&kept).max_by_key(|(score, _)| **score);
-        let Some((_, name)) = best else { return false };
+        let Some((_, name)) = best else {
+            self.found_no_node(pod);
+            return false;
+        };
         let (name, node) = ((*name).to_owned(), number(name).unwrap_or_default());
         let Ok((placed, _epoch)) = ledger.may_bind(&uid, &name) else { return false };
         self.tell_ledger(Event::Placing(placed));
         let life = self.extender.life;
         self.send(Link::ExtenderApi, Message::Bind { pod, node, life });
         true
+    }
+
+    /// A scheduler says so in the pod's status, once.
+    fn found_no_node(&mut self, pod: PodId) {
+        if !std::mem::replace(&mut self.pods[pod as usize].unschedulable, true) {
+            self.pod_changed(pod);
+        }
     }
 
     pub(crate) fn extender_dies(&mut self) {
@@ -342,6 +379,11 @@ impl World {
         self.extender.ledger = Ledger::new(Settings::default());
         self.extender.wake = None;
         self.relist(Watcher::Extender);
+        for vm in 0..self.vm_count() {
+            if self.vms[vm as usize].guest.asleep {
+                self.look_soon(vm);
+            }
+        }
     }
 
     /// An approval has left the ledger: it may be used from now on.

@@ -263,6 +263,8 @@ pub(crate) enum Fate {
 #[derive(Debug, Default)]
 pub(crate) struct Faults {
     pub(crate) active: Vec<(usize, Kind)>,
+    /// When the last one ended.
+    pub(crate) ended: Moment,
     /// A part that dies around the next message of a kind.
     pub(crate) trap: Option<(Way, Part)>,
     chance: Option<Random>,
@@ -270,7 +272,7 @@ pub(crate) struct Faults {
 
 impl Faults {
     pub(crate) fn new(chance: Random) -> Self {
-        Self { active: Vec::new(), trap: None, chance: Some(chance) }
+        Self { active: Vec::new(), ended: Moment::ZERO, trap: None, chance: Some(chance) }
     }
 
     fn draw(&mut self, range: std::ops::Range<u64>) -> u64 {

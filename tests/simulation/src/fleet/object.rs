@@ -126,6 +126,10 @@ pub(crate) struct Pod {
     /// It has ended by itself.
     pub(crate) failed: bool,
     pub(crate) terminating_since: Option<Moment>,
+    /// A scheduler has found no node for it.
+    pub(crate) unschedulable: bool,
+    /// It has waited since then for room that would be there without leases.
+    pub(crate) fits_since: Option<Moment>,
     /// The API server has forgotten it.
     pub(crate) gone: bool,
 }
@@ -146,6 +150,8 @@ impl Pod {
             ready: false,
             failed: false,
             terminating_since: None,
+            unschedulable: false,
+            fits_since: None,
             gone: false,
         }
     }
@@ -186,6 +192,7 @@ impl Pod {
             name,
             node: self.node.map(node_name),
             finished: self.failed,
+            unschedulable: self.unschedulable,
             version: self.version,
             kind,
         }

@@ -10,7 +10,7 @@
 //! | 6 | at most one hypervisor runs a VM (there are no migrations yet) |
 //! | 7 | each permit request and each of the agent's is over in time; no brain starts actions without end |
 //! | 8 | nobody deletes the pod of a VM that runs and is wanted; no pod ends but by a fault |
-//! | 9 | a minute after the last fault all sizes are as the brain wants them, or the reason why not is on record |
+//! | 9 | a minute after the last fault all sizes are as the brain wants them, or the reason why not is on record; an ordinary pod that would fit on a node without leases is placed |
 //! | 10 | no request, however much a guest wants, is above the bounds; a guest causes no more than so many requests |
 
 use std::time::Duration;
@@ -21,12 +21,16 @@ use host_scaling::{Action, Limits, Outcome};
 use scheduler_ledger::{Amount, Seal};
 
 use super::guest::Manner;
-use super::object::{NodeId, PodId, VmId, cost, for_workload};
+use super::object::{NodeId, PodId, VmId, cost, for_workload, node_name};
 use super::world::World;
 use crate::held::Kills;
 
 /// The agent gives up a request itself after some seconds.
 const AGENT_PATIENCE: Duration = Duration::from_secs(12);
+/// A pod that would fit without leases waits no longer than this.
+const PLACED_WITHIN: Duration = Duration::from_secs(20);
+/// So long after a fault all may still be as the fault left it.
+const AFTERMATH: Duration = Duration::from_secs(60);
 /// Requests that a VM's agent may make in [`RATE_SPAN`].
 const MOST_REQUESTS: u32 = 150;
 const RATE_SPAN: Duration = Duration::from_secs(30);
@@ -270,6 +274,51 @@ impl World {
         if runs && wanted && !object.failed && object.terminating_since.is_none() {
             self.broken(8, vm, format!("p{pod} is deleted while its VM runs"));
         }
+    }
+
+    /// An ordinary pod has no node: leases give way to it.
+    pub(crate) fn judge_wait(&mut self, pod: PodId) {
+        let calm = self.faults.active.is_empty() && self.now.since(self.faults.ended) > AFTERMATH;
+        let spec = self.pods[pod as usize].spec;
+        let fits = |node: &NodeId| {
+            let at = &self.nodes[*node as usize];
+            let needed: Amount = at.pods.iter().map(|pod| self.without_lease(*pod)).sum();
+            at.up && (needed + spec).fits_in(at.allocatable)
+        };
+        let node = (0..self.node_count()).find(fits).filter(|_| calm);
+        let now = self.now;
+        let object = &mut self.pods[pod as usize];
+        object.fits_since = node.map(|_| object.fits_since.unwrap_or(now));
+        if let Some(node) = node
+            && self.pods[pod as usize].fits_since.is_some_and(|since| since + PLACED_WITHIN <= now)
+        {
+            let books = self.extender.ledger.dump().nodes.remove(&node_name(node));
+            let text =
+                format!("p{pod} waits for {spec} that only leases take on n{node}: {books:?}");
+            self.broken(9, self.holds_most(node), text);
+        }
+    }
+
+    /// The VM whose pod takes most that it could give back.
+    fn holds_most(&self, node: NodeId) -> VmId {
+        let pods = self.nodes[node as usize].pods.iter();
+        let most = pods.max_by_key(|pod| {
+            let counted = self.pods[**pod as usize].counted();
+            counted.saturating_sub(self.without_lease(**pod)).memory_bytes
+        });
+        match most.map(|pod| self.pods[*pod as usize].owner) {
+            Some(super::object::Owner::Vm(vm)) => vm,
+            _ => 0,
+        }
+    }
+
+    /// What a pod takes on its node that it cannot give back.
+    fn without_lease(&self, pod: PodId) -> Amount {
+        let object = &self.pods[pod as usize];
+        let super::object::Owner::Vm(vm) = object.owner else { return object.counted() };
+        let runner = self.vms[vm as usize].runner.as_ref().filter(|runner| runner.pod == pod);
+        let Some(runner) = runner.filter(|_| object.ready) else { return object.counted() };
+        cost(runner.may_reach().max(self.approved(vm))).min(object.counted())
     }
 
     /// Long after the last fault: all is as it should be, or says why not.

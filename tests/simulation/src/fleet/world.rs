@@ -20,7 +20,7 @@ use super::queue::Queue;
 use super::rules::{Violation, Watched};
 use super::runner::Runner;
 use crate::held::Kills;
-use crate::quality::{FleetQuality, Quality};
+use crate::quality::{FleetQuality, Permits, Quality};
 use crate::random::{Random, random};
 use crate::report::{Plan, Recorder, Recording};
 
@@ -81,6 +81,7 @@ pub struct Machine {
     pub(crate) old: bool,
     /// Growths that were wanted, and those that the node had room for at once.
     pub(crate) scale_ups: (u32, u32),
+    pub(crate) permits: Permits,
     /// OOM kills.
     pub kills: u32,
     /// Sizes with their moments, where they are recorded.
@@ -217,6 +218,7 @@ impl World {
             vsock_at: [Moment::ZERO; 2],
             old: false,
             scale_ups: (0, 0),
+            permits: Permits::default(),
             kills: 0,
             sizes,
         }
@@ -342,7 +344,9 @@ impl World {
         let (agent, runner) = (machine.agent.as_ref()?, machine.runner.as_ref()?);
         let overview = agent.scaler.overview(self.now)?;
         let plugged = runner.size();
-        let rests = overview.desired == plugged
+        // Until it obeys an approval of this ledger, its agent repeats itself.
+        let rests = machine.object.obeyed.is_some_and(|at| at.0 == self.extender.epoch)
+            && overview.desired == plugged
             && overview.permit == Some(plugged)
             && machine.object.spec == plugged
             && machine.object.plugged == Some(plugged)
@@ -438,6 +442,7 @@ impl World {
         for machine in &mut self.vms {
             if let Some(mut quality) = machine.guest.finish(self.now) {
                 quality.scale_ups(machine.scale_ups.0, machine.scale_ups.1);
+                quality.permitted(machine.permits);
                 fleet.add(&quality);
             }
         }

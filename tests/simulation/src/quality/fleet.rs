@@ -85,6 +85,9 @@ pub struct FleetQuality {
     kills: u64,
     wanted: u64,
     in_place: u64,
+    at_once: u64,
+    by_resize: u64,
+    pod_resizes: u64,
     spreads: [Spread; METRICS.len()],
 }
 
@@ -99,6 +102,9 @@ impl FleetQuality {
         self.kills += u64::from(vm.kills);
         self.wanted += u64::from(vm.wanted);
         self.in_place += u64::from(vm.in_place);
+        self.at_once += u64::from(vm.permits.at_once);
+        self.by_resize += u64::from(vm.permits.by_resize);
+        self.pod_resizes += u64::from(vm.permits.pod_resizes);
         let report = vm.report();
         for (spread, metric) in self.spreads.iter_mut().zip(&METRICS) {
             if let Some(value) = (metric.of)(&report) {
@@ -117,6 +123,9 @@ impl FleetQuality {
         self.kills += other.kills;
         self.wanted += other.wanted;
         self.in_place += other.in_place;
+        self.at_once += other.at_once;
+        self.by_resize += other.by_resize;
+        self.pod_resizes += other.pod_resizes;
         for (spread, other) in self.spreads.iter_mut().zip(&other.spreads) {
             spread.merge(other);
         }
@@ -143,6 +152,11 @@ impl FleetQuality {
             gib_hours_ratio_to_oracle: to_oracle(|fleet| fleet.memory.sums.sized),
             scale_ups_wanted: self.wanted,
             in_place_share_of_scale_ups: ratio(self.in_place as f64, self.wanted as f64),
+            at_once_share_of_growths: ratio(
+                self.at_once as f64,
+                (self.at_once + self.by_resize) as f64,
+            ),
+            pod_resizes_per_vm_hour: ratio(self.pod_resizes as f64, vm_hours),
             cpu: FleetAxisReport::of(&self.cpu, self.lived),
             memory: FleetAxisReport::of(&self.memory, self.lived),
             per_vm: METRICS
@@ -232,6 +246,10 @@ pub struct FleetReport {
     pub scale_ups_wanted: u64,
     /// Share of them that needed no move.
     pub in_place_share_of_scale_ups: Option<f64>,
+    /// Share of the growths that were permitted without waiting for kubelet.
+    pub at_once_share_of_growths: Option<f64>,
+    /// Orders to resize a VM's pod.
+    pub pod_resizes_per_vm_hour: Option<f64>,
     /// CPU.
     pub cpu: FleetAxisReport,
     /// Memory.

@@ -134,11 +134,14 @@ fn kills_make_a_rate_only_when_there_are_some() {
     let mut quality = run(&[(3600, steady(0, 0, 250, 1))]);
     quality.killed(Kills(9));
     quality.scale_ups(4, 3);
+    quality.permitted(Permits { at_once: 1, by_resize: 3, pod_resizes: 5 });
     let mut fleet = FleetQuality::default();
     fleet.add(&quality);
     let report = fleet.report(None);
     assert_eq!((report.oom_kills, report.oom_kills_per_million_vm_hours), (9, None));
     close(report.in_place_share_of_scale_ups, 0.75);
+    close(report.at_once_share_of_growths, 0.25);
+    close(report.pod_resizes_per_vm_hour, 5.0);
     quality.killed(Kills(2));
     fleet.add(&quality);
     close(fleet.report(None).oom_kills_per_million_vm_hours, 10e6);

@@ -118,6 +118,10 @@ fn totals(report: &FleetReport) -> String {
     row(&mut out, "OOM kills", &[report.oom_kills.to_string(), rate]);
     let in_place = format!("{} without a move", percent(report.in_place_share_of_scale_ups));
     row(&mut out, "Scale-ups", &[report.scale_ups_wanted.to_string(), in_place]);
+    let at_once =
+        format!("{} without waiting for kubelet", percent(report.at_once_share_of_growths));
+    let resizes = told(report.pod_resizes_per_vm_hour, "pod resizes a VM-hour");
+    row(&mut out, "Growths permitted", &[at_once, resizes]);
     out + "</table></div>\n"
 }
 

@@ -10,7 +10,7 @@ use axum::response::IntoResponse;
 use axum::routing::post;
 use guest_units::{Bytes as Memory, MilliCpu, Size};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
-use scheduler_protocol::{Approval, ObjectRef, Outcome, RefusalCode};
+use scheduler_protocol::{Approval, ObjectRef, Outcome, RefusalCode, VERSION};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 
@@ -110,12 +110,13 @@ pub(crate) fn grant(request: &PermitRequest, permit: Size, epoch: u64) -> Permit
     let approval =
         Approval { size: permit, epoch, generation: request.generation, signature: "c2ln".into() };
     PermitAnswer {
-        version: VERSION,
+        version: request.version,
         epoch,
         generation: request.generation,
         outcome,
         permit,
         approval,
+        leased: (request.version >= 2).then_some(permit),
         reason: if permit == request.want { String::new() } else { "no room".into() },
     }
 }
@@ -172,6 +173,49 @@ async fn a_permit_is_granted_and_the_connection_is_used_again() {
         assert_eq!((answer.generation, answer.permit), (generation, size(2000)));
         assert_eq!(setup.client.kept.lock().unwrap().len(), 1);
     }
+}
+
+/// As a scheduler of version 1 says it.
+async fn permit_of_version_1(
+    State(served): State<Arc<AtomicU64>>,
+    Json(request): Json<PermitRequest>,
+) -> axum::response::Response {
+    served.fetch_add(1, Ordering::Relaxed);
+    if request.version != 1 {
+        let message = "protocol version 2 is not understood, versions 1 to 1 are".to_owned();
+        let refusal = Refusal { code: RefusalCode::BadRequest, message, newest: None };
+        return (StatusCode::BAD_REQUEST, Json(refusal)).into_response();
+    }
+    Json(grant(&request, request.want, 1)).into_response()
+}
+
+#[tokio::test]
+async fn a_scheduler_of_the_version_before_is_spoken_to_in_its_version() {
+    let tasks = TaskTracker::new();
+    let (identity, folder) = (identity(), folder("version"));
+    std::fs::write(folder.join("ca.crt"), &identity.pem).unwrap();
+    std::fs::write(folder.join("token"), "good\n").unwrap();
+    let served = Arc::new(AtomicU64::new(0));
+    let route = post(permit_of_version_1);
+    let router = Router::new().route(PERMIT_PATH, route).with_state(Arc::clone(&served));
+    let port = serve_tls(&identity, router, &tasks).await;
+    let client = client(&folder, port, &tasks);
+    for generation in 10..13 {
+        let answer = client.permit(&request(generation)).await.unwrap();
+        assert_eq!((answer.version, answer.leased), (1, None));
+    }
+    assert_eq!(served.load(Ordering::Relaxed), 4, "the version is tried once on a connection");
+    client.close();
+    client.permit(&request(13)).await.unwrap();
+    assert_eq!(served.load(Ordering::Relaxed), 6, "whoever answers now may know the newer one");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[tokio::test]
+async fn a_scheduler_of_this_version_says_what_is_leased() {
+    let setup = setup("leased").await;
+    let answer = setup.client.permit(&request(10)).await.unwrap();
+    assert_eq!((answer.version, answer.leased), (VERSION, Some(size(2000))));
 }
 
 #[tokio::test]
