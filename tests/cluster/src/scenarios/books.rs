@@ -77,10 +77,11 @@ impl Books {
         self.promise(vm).is_some() || self.0["unplaced"].get(full_name(vm)).is_some()
     }
 
-    /// CPU of a node that nobody holds, in thousandths.
+    /// CPU of a node that nobody holds, in thousandths: leases give way.
     pub(super) fn free_cpu(&self, node: &str) -> Result<u64> {
         let (allocatable, reserved) = self.node(node)?;
-        Ok(allocatable.cpu_millis.saturating_sub(reserved.cpu_millis))
+        let held = reserved.cpu_millis.saturating_sub(self.amount(node, "leased")?.cpu_millis);
+        Ok(allocatable.cpu_millis.saturating_sub(held))
     }
 
     /// The node with the most free CPU.
@@ -92,12 +93,12 @@ impl Books {
     }
 
     fn node(&self, name: &str) -> Result<(Amount, Amount)> {
-        let node = &self.0["nodes"][name];
-        let amount = |field: &str| {
-            serde_json::from_value::<Amount>(node[field].clone())
-                .with_context(|| format!("read {field} of node {name}"))
-        };
-        Ok((amount("allocatable")?, amount("reserved")?))
+        Ok((self.amount(name, "allocatable")?, self.amount(name, "reserved")?))
+    }
+
+    fn amount(&self, node: &str, field: &str) -> Result<Amount> {
+        serde_json::from_value(self.0["nodes"][node][field].clone())
+            .with_context(|| format!("read {field} of node {node}"))
     }
 
     /// No node has given away more than it has.
@@ -209,11 +210,13 @@ mod tests {
     fn overdrawn_books_are_noticed() {
         let books = |reserved: u64| {
             let of = |cpu: u64| json!({"cpu_millis": cpu, "memory_bytes": 1});
-            Books(json!({"nodes": {"n1": {"allocatable": of(1000), "reserved": of(reserved)}}}))
+            let node =
+                json!({"allocatable": of(1000), "reserved": of(reserved), "leased": of(100)});
+            Books(json!({"nodes": {"n1": node}}))
         };
         assert!(books(1000).check().is_ok());
         assert!(books(1001).check().is_err());
-        assert_eq!(books(300).free_cpu("n1").unwrap(), 700);
+        assert_eq!(books(300).free_cpu("n1").unwrap(), 800, "what is leased gives way");
         assert!(books(300).free_cpu("n2").is_err());
         assert_eq!(books(300).roomiest().unwrap(), "n1");
     }
