@@ -2,7 +2,6 @@
 
 use controller_api::{VirtualMachine, annotations, names};
 use guest_units::MilliCpu;
-use k8s_openapi::api::core::v1::{Container, Node, Pod, PodStatus, ResourceRequirements};
 use kube::Resource as _;
 use scheduler_ledger::{
     Amount, ContainerNeeds, InitNeeds, NodeFacts, Pending, PodFacts, PodKind, PodShape, Price,
@@ -11,17 +10,15 @@ use scheduler_ledger::{
 use scheduler_protocol::extender::{ContainerView, PodView, Quantities};
 use serde::Deserialize;
 
+use crate::objects::{self, Container, ContainerStatus, Node, Pod, PodStatus, Resources};
 use crate::quantity;
 use crate::sign::Signer;
 
 const SIDECAR: &str = "Always";
 
 pub(crate) fn node(node: &Node) -> Option<NodeFacts> {
-    let allocatable = node.status.as_ref().and_then(|status| status.allocatable.as_ref());
-    Some(NodeFacts {
-        name: node.metadata.name.clone()?,
-        allocatable: quantity::amount(Some(allocatable?)),
-    })
+    let allocatable = node.status.as_ref()?.allocatable?;
+    Some(NodeFacts { name: node.metadata.name.clone()?, allocatable: allocatable.amount() })
 }
 
 pub(crate) fn pod(pod: &Pod) -> Option<PodFacts> {
@@ -56,8 +53,8 @@ pub(crate) fn pod(pod: &Pod) -> Option<PodFacts> {
 
 /// Whether a scheduler, whichever, has looked for a node in vain. A pod that no scheduler may look at yet has another reason.
 fn unschedulable(status: &PodStatus) -> bool {
-    status.conditions.iter().flatten().any(|condition| {
-        condition.type_ == "PodScheduled"
+    status.conditions.iter().any(|condition| {
+        condition.kind == "PodScheduled"
             && condition.status == "False"
             && condition.reason.as_deref() == Some("Unschedulable")
     })
@@ -117,8 +114,8 @@ fn unsigned(value: Option<i64>) -> u64 {
 
 /// Kubelet's refusal of the newest spec; one of an older spec says nothing.
 fn pending(status: &PodStatus, generation: u64) -> Option<Pending> {
-    let condition = status.conditions.iter().flatten().find(|condition| {
-        condition.type_ == "PodResizePending"
+    let condition = status.conditions.iter().find(|condition| {
+        condition.kind == "PodResizePending"
             && condition.status == "True"
             && condition.observed_generation.is_none_or(|seen| unsigned(Some(seen)) >= generation)
     })?;
@@ -131,39 +128,33 @@ fn pending(status: &PodStatus, generation: u64) -> Option<Pending> {
 fn shape(pod: &Pod) -> PodShape {
     let Some(spec) = pod.spec.as_ref() else { return PodShape::default() };
     let status = pod.status.as_ref();
-    let running =
-        status.and_then(|status| status.container_statuses.as_deref()).unwrap_or_default();
-    let init = status.and_then(|it| it.init_container_statuses.as_deref()).unwrap_or_default();
-    let needs = |container: &Container, states: &[k8s_openapi::api::core::v1::ContainerStatus]| {
+    let running = status.map_or(&[][..], |status| &status.container_statuses);
+    let init = status.map_or(&[][..], |status| &status.init_container_statuses);
+    let requested =
+        |resources: Option<&Resources>| resources.and_then(|resources| resources.requests);
+    let needs = |container: &Container, states: &[ContainerStatus]| {
         let state = states.iter().find(|state| state.name == container.name);
+        let requests = requested(container.resources.as_ref());
         ContainerNeeds {
-            spec: requests(container.resources.as_ref()),
-            allocated: state
-                .and_then(|state| state.allocated_resources.as_ref())
-                .map(|allocated| quantity::amount(Some(allocated))),
+            spec: requests.map_or(Amount::ZERO, objects::Quantities::amount),
+            allocated: state.and_then(|state| Some(state.allocated_resources?.amount())),
         }
     };
-    let whole = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref());
-    let of_whole = |key: &str| whole.and_then(|map| map.get(key));
+    let whole = requested(spec.resources.as_ref());
     PodShape {
         containers: spec.containers.iter().map(|it| needs(it, running)).collect(),
         init: spec
             .init_containers
             .iter()
-            .flatten()
             .map(|it| InitNeeds {
                 needs: needs(it, init),
                 sidecar: it.restart_policy.as_deref() == Some(SIDECAR),
             })
             .collect(),
-        overhead: quantity::amount(spec.overhead.as_ref()),
-        pod_cpu_millis: of_whole("cpu").map(|it| quantity::cpu(&it.0)),
-        pod_memory_bytes: of_whole("memory").map(|it| quantity::memory(&it.0)),
+        overhead: spec.overhead.map_or(Amount::ZERO, objects::Quantities::amount),
+        pod_cpu_millis: whole.and_then(|whole| whole.cpu_millis),
+        pod_memory_bytes: whole.and_then(|whole| whole.memory_bytes),
     }
-}
-
-fn requests(resources: Option<&ResourceRequirements>) -> Amount {
-    quantity::amount(resources.and_then(|resources| resources.requests.as_ref()))
 }
 
 /// The pod in a call of kube-scheduler: not bound, not started.
@@ -233,6 +224,7 @@ fn view_amount(quantities: Option<&Quantities<'_>>) -> Amount {
 
 pub(crate) fn vm(vm: &VirtualMachine, scheduler_name: &str, signer: &Signer) -> Option<VmFacts> {
     let (spec, status) = (&vm.spec, vm.status.as_ref());
+    let floor = spec.pod_resources.as_ref();
     // Agents serve the VMs of this scheduler only: for all others the extender approves.
     let ours = spec.scheduler_name.as_deref() == Some(scheduler_name);
     Some(VmFacts {
@@ -243,7 +235,7 @@ pub(crate) fn vm(vm: &VirtualMachine, scheduler_name: &str, signer: &Signer) -> 
         max: spec.max_size(),
         wanted: spec.use_size(),
         slot: spec.guest.memory_slot_size,
-        floor: requests(spec.pod_resources.as_ref()),
+        floor: quantity::amount(floor.and_then(|resources| resources.requests.as_ref())),
         autoscaled: ours && annotations::is_autoscaled(vm),
         visible: signer.visible(vm),
         obeyed: status.and_then(|it| it.approval).map(|age| (age.epoch, age.generation)),

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use controller_api::{Approval, VirtualMachine, names};
 use guest_units::{Bytes, Chain, Size};
-use k8s_openapi::api::core::v1::{Binding, ObjectReference, Pod};
+use k8s_openapi::api::core::v1::{Binding, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, Patch, PatchParams, PostParams};
 use kube::runtime::events::{Event as UserEvent, EventType, Recorder};
@@ -20,6 +20,7 @@ use crate::convert;
 use crate::core::Core;
 use crate::lease::{self, LeaseState};
 use crate::metrics::Metrics;
+use crate::objects::Pod;
 use crate::sign::Signer;
 
 /// The hands of the ledger.

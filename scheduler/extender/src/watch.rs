@@ -3,11 +3,9 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 
-use controller_api::VirtualMachine;
 use futures::{Stream, StreamExt as _, pin_mut};
 use guest_units::Chain;
-use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::api::{Api, ApiResource, DynamicObject};
+use kube::api::Api;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, watcher};
 use kube::{Client, ResourceExt as _};
@@ -15,6 +13,7 @@ use scheduler_ledger::Event;
 
 use crate::convert;
 use crate::core::{Core, Ended};
+use crate::objects::{Node, Pod, Vm};
 use crate::sign::Signer;
 
 /// How objects of one kind become events.
@@ -51,7 +50,6 @@ pub(crate) async fn pods(client: Client, core: Core) -> Result<(), Ended> {
     follow(stream.default_backoff(), kind, core).await
 }
 
-/// VMs are read one by one: a single one that cannot be read must not hide the others.
 pub(crate) async fn vms(
     client: Client,
     core: Core,
@@ -60,24 +58,24 @@ pub(crate) async fn vms(
 ) -> Result<(), Ended> {
     let kind = Kind {
         name: "virtualmachines",
-        key: |vm: &DynamicObject| vm.metadata.uid.clone(),
-        seen: |object: &DynamicObject| {
-            let vm: VirtualMachine = match object.clone().try_parse() {
-                Ok(vm) => vm,
-                Err(err) => {
-                    let (vm, namespace) = (object.name_any(), object.namespace());
-                    tracing::error!(vm, namespace, error = %Chain(&err), "VM not readable");
-                    return None;
-                }
-            };
-            convert::vm(&vm, &scheduler_name, &signer).map(Event::Vm)
+        key: |vm: &Vm| vm.metadata.uid.clone(),
+        seen: |vm: &Vm| match &vm.read {
+            Ok(vm) => convert::vm(vm, &scheduler_name, &signer).map(Event::Vm),
+            Err(error) => {
+                tracing::error!(
+                    vm = vm.name_any(),
+                    namespace = vm.namespace(),
+                    error,
+                    "VM not readable"
+                );
+                None
+            }
         },
         gone: Event::VmGone,
         listed: Event::VmsListed,
     };
-    let resource = ApiResource::erase::<VirtualMachine>(&());
-    let api = Api::<DynamicObject>::all_with(client, &resource);
-    follow(watcher(api, watcher::Config::default()).default_backoff(), kind, core).await
+    let stream = watcher(Api::<Vm>::all(client), watcher::Config::default());
+    follow(stream.default_backoff(), kind, core).await
 }
 
 async fn follow<K: Debug>(

@@ -13,7 +13,7 @@
 use axum::body::{Bytes as Body_, to_bytes};
 use axum::routing::post;
 use axum::{Json, Router};
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use serde::Deserialize;
 
 use super::*;
@@ -61,7 +61,7 @@ impl Caller {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct WholeNodes {
-    pod: Pod,
+    pod: crate::objects::Pod,
     nodes: Items,
 }
 

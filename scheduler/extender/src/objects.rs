@@ -1,0 +1,252 @@
+//! Objects as the watches read them: what `convert` looks at. Everything else in them, which is nearly all, is skipped while it is
+//! read, and never takes memory.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use controller_api::{VirtualMachine, VirtualMachineSpec, VirtualMachineStatus};
+use k8s_openapi::api::core::v1;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
+use kube::Resource;
+use scheduler_ledger::Amount;
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
+
+use crate::quantity;
+
+/// A node.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Node {
+    #[serde(deserialize_with = "identity")]
+    pub(crate) metadata: ObjectMeta,
+    pub(crate) status: Option<NodeStatus>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct NodeStatus {
+    pub(crate) allocatable: Option<Quantities>,
+}
+
+/// A pod.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Pod {
+    #[serde(deserialize_with = "identity")]
+    pub(crate) metadata: ObjectMeta,
+    pub(crate) spec: Option<PodSpec>,
+    pub(crate) status: Option<PodStatus>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PodSpec {
+    pub(crate) node_name: Option<String>,
+    #[serde(default)]
+    pub(crate) containers: Vec<Container>,
+    #[serde(default)]
+    pub(crate) init_containers: Vec<Container>,
+    pub(crate) overhead: Option<Quantities>,
+    pub(crate) resources: Option<Resources>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Container {
+    pub(crate) name: String,
+    pub(crate) resources: Option<Resources>,
+    pub(crate) restart_policy: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Resources {
+    pub(crate) requests: Option<Quantities>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PodStatus {
+    pub(crate) phase: Option<String>,
+    pub(crate) observed_generation: Option<i64>,
+    #[serde(default)]
+    pub(crate) conditions: Vec<PodCondition>,
+    #[serde(default)]
+    pub(crate) container_statuses: Vec<ContainerStatus>,
+    #[serde(default)]
+    pub(crate) init_container_statuses: Vec<ContainerStatus>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct PodCondition {
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    pub(crate) status: String,
+    pub(crate) reason: Option<String>,
+    pub(crate) observed_generation: Option<i64>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct ContainerStatus {
+    pub(crate) name: String,
+    pub(crate) allocated_resources: Option<Quantities>,
+}
+
+/// CPU in thousandths and memory in bytes of a map of quantities, where it has them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Quantities {
+    pub(crate) cpu_millis: Option<u64>,
+    pub(crate) memory_bytes: Option<u64>,
+}
+
+impl Quantities {
+    /// What is absent is nothing.
+    pub(crate) fn amount(self) -> Amount {
+        let Self { cpu_millis, memory_bytes } = self;
+        Amount { cpu_millis: cpu_millis.unwrap_or(0), memory_bytes: memory_bytes.unwrap_or(0) }
+    }
+}
+
+impl<'de> Deserialize<'de> for Quantities {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Texts<'a> {
+            #[serde(borrow)]
+            cpu: Option<Cow<'a, str>>,
+            #[serde(borrow)]
+            memory: Option<Cow<'a, str>>,
+        }
+        let Texts { cpu, memory } = Texts::deserialize(deserializer)?;
+        Ok(Self {
+            cpu_millis: cpu.as_deref().map(quantity::cpu),
+            memory_bytes: memory.as_deref().map(quantity::memory),
+        })
+    }
+}
+
+/// A VM, as far as it can be read: a single one that cannot must not hide the others.
+#[derive(Debug, Clone)]
+pub(crate) struct Vm {
+    pub(crate) metadata: ObjectMeta,
+    /// Or why not.
+    pub(crate) read: Result<Box<VirtualMachine>, String>,
+}
+
+impl<'de> Deserialize<'de> for Vm {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Parts {
+            #[serde(deserialize_with = "identity")]
+            metadata: ObjectMeta,
+            #[serde(default)]
+            spec: Value,
+            #[serde(default)]
+            status: Value,
+        }
+        let Parts { metadata, spec, status } = Parts::deserialize(deserializer)?;
+        let read = || {
+            let spec = VirtualMachineSpec::deserialize(&spec)?;
+            let status = Option::<VirtualMachineStatus>::deserialize(&status)?;
+            let vm = VirtualMachine { metadata: metadata.clone(), spec, status };
+            Ok::<_, serde_json::Error>(Box::new(vm))
+        };
+        let read = read().map_err(|err| err.to_string());
+        Ok(Self { metadata, read })
+    }
+}
+
+/// What of the metadata is looked at, or needed for watching.
+fn identity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Identity {
+        name: Option<String>,
+        namespace: Option<String>,
+        uid: Option<String>,
+        resource_version: Option<String>,
+        generation: Option<i64>,
+        annotations: Option<BTreeMap<String, String>>,
+        labels: Option<BTreeMap<String, String>>,
+        owner_references: Option<Vec<OwnerReference>>,
+        deletion_timestamp: Option<Time>,
+    }
+    let read = Identity::deserialize(deserializer)?;
+    Ok(ObjectMeta {
+        name: read.name,
+        namespace: read.namespace,
+        uid: read.uid,
+        resource_version: read.resource_version,
+        generation: read.generation,
+        annotations: read.annotations,
+        labels: read.labels,
+        owner_references: read.owner_references,
+        deletion_timestamp: read.deletion_timestamp,
+        ..ObjectMeta::default()
+    })
+}
+
+/// The resource that a reduced object is of.
+macro_rules! resource {
+    ($reduced:ty, $whole:ty) => {
+        impl Resource for $reduced {
+            type DynamicType = ();
+            type Scope = <$whole as Resource>::Scope;
+
+            fn kind((): &()) -> Cow<'_, str> {
+                <$whole>::kind(&())
+            }
+
+            fn group((): &()) -> Cow<'_, str> {
+                <$whole>::group(&())
+            }
+
+            fn version((): &()) -> Cow<'_, str> {
+                <$whole>::version(&())
+            }
+
+            fn plural((): &()) -> Cow<'_, str> {
+                <$whole>::plural(&())
+            }
+
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    };
+}
+
+resource!(Node, v1::Node);
+resource!(Pod, v1::Pod);
+resource!(Vm, VirtualMachine);
+
+#[cfg(test)]
+mod tests {
+    use kube::core::{ObjectList, WatchEvent};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_vm_that_cannot_be_read_hides_no_other() {
+        let good = crate::sign::tests::vm("u1");
+        let bad = json!({
+            "metadata": {"name": "b", "uid": "u2", "managedFields": [{"manager": "m"}]}, "spec": {"guest": 7}
+        });
+        let list = json!({"apiVersion": "vm.neon.tech/v1", "kind": "VirtualMachineList", "metadata": {}, "items": [bad, good]});
+        let list: ObjectList<Vm> = serde_json::from_str(&list.to_string()).unwrap();
+        let [bad, good] = &list.items[..] else { panic!("{list:?}") };
+        assert_eq!(bad.metadata.uid.as_deref(), Some("u2"));
+        assert!(bad.read.as_ref().unwrap_err().contains("invalid type"), "{bad:?}");
+        assert_eq!(good.read.as_ref().unwrap().metadata.uid.as_deref(), Some("u1"));
+        let event = json!({"type": "MODIFIED", "object": crate::sign::tests::vm("u3")});
+        let WatchEvent::Modified(vm) =
+            serde_json::from_str::<WatchEvent<Vm>>(&event.to_string()).unwrap()
+        else {
+            panic!("{event}")
+        };
+        assert_eq!(vm.read.unwrap().metadata.uid.as_deref(), Some("u3"));
+    }
+}
