@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::baseline::{self, Baseline, Machine};
 use crate::held::Touch;
 use crate::quality::{FleetQuality, FleetReport};
-use crate::run::{AMPLE, Brain, Fleet};
+use crate::run::{AMPLE, Brain, Fleet, joined};
 use crate::workload::{Group, Source};
 
 /// VMs that share one run of the simulator.
@@ -120,7 +120,7 @@ fn in_parallel(count: usize, work: impl Fn(usize) -> FleetQuality + Sync) -> Fle
             }
         };
         let threads: Vec<_> = (0..cores).map(|_| scope.spawn(run)).collect();
-        threads.into_iter().filter_map(|thread| thread.join().ok()).flatten().collect()
+        threads.into_iter().flat_map(joined).collect()
     });
     parts.sort_by_key(|(index, _)| *index);
     let mut all = FleetQuality::default();

@@ -2,6 +2,7 @@
 //! same on any number of them.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::ScopedJoinHandle;
 
 use guest_units::{Bytes, MilliCpu, Moment, Size};
 use host_scaling::reference::{ComputeUnit, ReferenceConfig};
@@ -37,7 +38,9 @@ impl Brain {
         }
     }
 
-    fn policy(self) -> Policy {
+    /// Of the host.
+    #[must_use]
+    pub fn policy(self) -> Policy {
         match self {
             Self::Headroom => Policy::default(),
             Self::Reference => {
@@ -105,7 +108,7 @@ impl Fleet {
                 }
             };
             let threads: Vec<_> = (0..cores.min(clusters)).map(|_| scope.spawn(work)).collect();
-            threads.into_iter().filter_map(|thread| thread.join().ok()).flatten().collect()
+            threads.into_iter().flat_map(joined).collect()
         });
         outcomes.sort_by_key(|(cluster, _)| *cluster);
         let mut all = Outcome::default();
@@ -179,6 +182,11 @@ impl Fleet {
             violation: world.violation().map(|it| format!("rule {}: {}", it.rule, it.text)),
         }
     }
+}
+
+/// What a thread has done; where it panicked, so does this one: a part of the VMs would pass for all of them.
+pub(crate) fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// A node on which nobody is ever short.

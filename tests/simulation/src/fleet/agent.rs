@@ -150,14 +150,11 @@ impl World {
     pub(crate) fn agent_wakes(&mut self, vm: VmId) {
         let now = self.now;
         let machine = &mut self.vms[vm as usize];
-        if machine.guest.asleep {
-            return;
-        }
-        if let Some(agent) = &mut machine.agent
-            && agent.wake == Some(now)
-        {
+        if let Some(agent) = machine.agent.as_mut().filter(|agent| agent.wake == Some(now)) {
             agent.wake = None;
-            self.act(vm);
+            if !machine.guest.asleep {
+                self.act(vm);
+            }
         }
     }
 
@@ -429,6 +426,8 @@ impl World {
         machine.connection += 1;
         let Some(agent) = machine.agent.as_mut().filter(|agent| agent.connected) else { return };
         agent.connected = false;
+        self.rouse(vm);
+        let Some(agent) = &mut self.vms[vm as usize].agent else { return };
         agent.scaler.handle(Event::GuestLost, now);
         if let Some(generation) = agent.talking.take() {
             agent.scaler.handle(Event::GuestFailed { generation }, now);

@@ -130,13 +130,14 @@ impl World {
         let manner = if begins { manner } else { Manner::Honest };
         self.vms[vm as usize].guest.manner = manner;
         self.vms[vm as usize].guest.changed(self.now);
+        self.rouse(vm);
         self.look_soon(vm);
     }
 
     /// A part dies, and starts again as soon as such a part does.
     pub(crate) fn crash(&mut self, part: Part) {
-        let soon = self.events % 3000;
-        self.crash_for(part, Duration::from_millis(soon));
+        let soon = self.faults.millis(0..3_000);
+        self.crash_for(part, soon);
     }
 
     fn crash_for(&mut self, part: Part, lasts: Duration) {

@@ -291,7 +291,7 @@ impl Faults {
     /// A write meets another version.
     pub(crate) fn conflict(&mut self) -> bool {
         let conflicts = self.active.iter().any(|(_, kind)| *kind == Kind::Conflict);
-        conflicts && self.draw(0..2) == 0
+        conflicts && self.either()
     }
 
     /// What becomes of a message.
@@ -323,7 +323,12 @@ impl Faults {
         Fate::Arrives
     }
 
-    fn millis(&mut self, range: std::ops::Range<u64>) -> Duration {
+    /// One of two, as likely as the other.
+    pub(crate) fn either(&mut self) -> bool {
+        self.draw(0..2) == 0
+    }
+
+    pub(crate) fn millis(&mut self, range: std::ops::Range<u64>) -> Duration {
         Duration::from_millis(self.draw(range))
     }
 }

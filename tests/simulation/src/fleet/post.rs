@@ -99,7 +99,7 @@ impl World {
                 // What nobody waits for any more may still arrive.
                 if matches!(message, Message::Resize { .. } | Message::Order { .. })
                     && may_be_late
-                    && self.version.is_multiple_of(2)
+                    && self.faults.either()
                 {
                     self.fail(link, API_LIMIT.mul_f64(0.9), message);
                 }
@@ -151,7 +151,7 @@ impl World {
             self.note(&format!("{link:?}: {message:?}"));
         }
         let trap = self.faults.trap.take_if(|(way, _)| *way == link.way()).map(|(_, part)| part);
-        let before = self.events.is_multiple_of(2);
+        let before = trap.is_some() && self.faults.either();
         if let Some(part) = trap.filter(|_| before) {
             self.crash(part);
         }
