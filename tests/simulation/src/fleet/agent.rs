@@ -33,7 +33,8 @@ pub(crate) struct Agent {
     patching: Option<u64>,
     talking: Option<u64>,
     approval: Option<(u64, Seal)>,
-    seen: VmObject,
+    /// The object as it was seen last.
+    pub(crate) seen: VmObject,
     pub(crate) connected: bool,
     wake: Option<Moment>,
     asked_at: Option<Moment>,
@@ -72,7 +73,7 @@ impl World {
         let first = WALL_MS + wall + self.nodes[node as usize].clock_ms;
         let policy = self.settings.policy;
         let first = u64::try_from(first).unwrap_or(1);
-        let mut limits = object.limits;
+        let mut limits = object.bounds;
         match self.bug {
             Some(Bug::AgentIgnoresMaximum) => limits.max = limits.max.saturating_add(limits.max),
             Some(Bug::AgentIgnoresMinimum) => limits.min.memory.0 /= 2,
@@ -96,6 +97,7 @@ impl World {
             wanted: object.limits.min,
             shut_out: false,
         }));
+        self.rouse(vm);
         self.act(vm);
         let soon = self.now + self.hop(Link::Vsock(node));
         self.queue.push(soon, Happening::Connect(vm));
@@ -109,10 +111,11 @@ impl World {
             return;
         }
         let before = std::mem::replace(&mut agent.seen, *object);
-        if before.limits != object.limits {
-            agent.scaler.handle(Event::Limits(object.limits), now);
+        if before.bounds != object.bounds {
+            agent.scaler.handle(Event::Limits(object.bounds), now);
         }
         agent.scaler.handle(Event::Vm(object.view()), now);
+        self.rouse(vm);
         self.act(vm);
     }
 
@@ -300,7 +303,6 @@ impl World {
                     let (life, node) = (agent.life, agent.node);
                     let pod = agent.seen.pod.unwrap_or_default();
                     let (generation, least) = (u64::MAX / 2, want);
-                    let least = least.min(agent.seen.limits.min);
                     let message =
                         Message::Permit { vm, life, pod, generation, want, least, echo: true };
                     self.send(Link::Permit(node), message);

@@ -19,6 +19,10 @@ pub enum Bug {
     ExtenderForgetsPods,
     /// Permit requests that arrive while another is open are dropped without an answer.
     ExtenderDropsRequests,
+    /// The extender grants nobody more than is approved already.
+    ExtenderGrantsNothing,
+    /// The guest's policy does not see memory that the workload holds.
+    GuestOverlooksMemory,
     /// The operator deletes the pod of a VM whose runner it cannot reach.
     OperatorKillsUnreachable,
     /// An agent lets a guest's word through unbounded and unlimited.

@@ -248,6 +248,25 @@ impl World {
         self.vm_changed(vm);
     }
 
+    /// Somebody sets other bounds for the agent in the annotation of a VM, or takes them away.
+    fn bound(&mut self) {
+        let vm = self.churn.random_range(0..self.vm_count());
+        let Limits { min, max, slot } = self.vms[vm as usize].object.limits;
+        let slots = (max.memory.0 - min.memory.0) / slot.0;
+        let mut end = |low: Size| {
+            let below = low.memory.0.saturating_sub(min.memory.0) / slot.0;
+            let memory = min.memory.0 + slot.0 * self.churn.random_range(below..=slots);
+            let cpu = self.churn.random_range(low.cpu.0..=max.cpu.0);
+            Size::new(MilliCpu(cpu), Bytes(memory))
+        };
+        let lowest = end(min).min(Size::new(MilliCpu(1000), Bytes::from_gib(2)));
+        let bounds = Limits { min: lowest, max: end(lowest), slot };
+        let bounded = self.churn.random_bool(0.6);
+        let object = &mut self.vms[vm as usize].object;
+        object.bounds = if bounded { bounds } else { object.limits };
+        self.vm_changed(vm);
+    }
+
     /// Ordinary pods come and go; now and then the spec of a VM is edited.
     pub(crate) fn churn(&mut self) {
         let pause = self.churn.random_range(2_000..60_000);
@@ -257,6 +276,10 @@ impl World {
         }
         if self.churn.random_bool(0.2) {
             self.edit();
+            return;
+        }
+        if self.churn.random_bool(0.1) {
+            self.bound();
             return;
         }
         let node = self.churn.random_range(0..self.node_count());

@@ -209,7 +209,7 @@ impl World {
             self.queue.push(at, Happening::Deliver(link, Box::new(failed)));
             return;
         }
-        self.judge_wish(vm, want, least);
+        self.judge_wish(vm, want);
         self.extender.tickets += 1;
         let ticket = self.extender.tickets;
         let drops = self.bug == Some(Bug::ExtenderDropsRequests) && !self.extender.open.is_empty();
@@ -219,6 +219,8 @@ impl World {
             return;
         }
         let node = self.pods.get(pod as usize).and_then(|pod| pod.node);
+        let mean = self.bug == Some(Bug::ExtenderGrantsNothing);
+        let want = if mean { want.min(self.approved(vm)) } else { want };
         let asked = Asked {
             ticket: Ticket(ticket),
             caller_node: node.map(node_name).unwrap_or_default(),

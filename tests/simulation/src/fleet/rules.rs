@@ -10,14 +10,13 @@
 //! | 6 | at most one hypervisor runs a VM (there are no migrations yet) |
 //! | 7 | each permit request and each of the agent's is over in time; no brain starts actions without end |
 //! | 8 | nobody deletes the pod of a VM that runs and is wanted; no pod ends but by a fault |
-//! | 9 | a minute after the last fault all sizes are as the brain wants them, or the reason why not is on record |
+//! | 9 | a minute after the last fault all sizes are as the brain wants them and the workload needs them, or the reason why not is on record, and true ([`super::rest`]) |
 //! | 10 | no request, however much a guest wants, is above the bounds; a guest causes no more than so many requests |
 
 use std::time::Duration;
 
-use controller_lifecycle::{ConditionKind, Truth};
 use guest_units::{Bytes, Moment, Size};
-use host_scaling::{Action, Limits, Outcome};
+use host_scaling::{Action, Limits};
 use scheduler_ledger::{Amount, Seal};
 
 use super::guest::Manner;
@@ -138,7 +137,8 @@ impl World {
         }
         let now = self.now;
         let machine = &self.vms[vm as usize];
-        let Limits { min, max, .. } = machine.object.limits;
+        let seen = machine.agent.as_ref().map_or(&machine.object, |agent| &agent.seen);
+        let Limits { min, max, .. } = seen.bounds;
         match action {
             Action::AskGuest { .. } => self.vms[vm as usize].watched.agreed = None,
             Action::PatchVm { from, size, .. } => {
@@ -146,7 +146,8 @@ impl World {
                     self.broken(4, vm, format!("{size:?} is written, the maximum is {max:?}"));
                     return;
                 }
-                if !min.fits_in(size) {
+                // What is below it may have no room to grow.
+                if !min.min(from).fits_in(size) {
                     self.broken(4, vm, format!("{size:?} is written, the minimum is {min:?}"));
                     return;
                 }
@@ -175,9 +176,12 @@ impl World {
     }
 
     /// A wish as it arrives at the extender.
-    pub(crate) fn judge_wish(&mut self, vm: VmId, want: Size, least: Size) {
-        let max = self.vms[vm as usize].object.limits.max;
-        if !want.fits_in(max.max(least)) {
+    pub(crate) fn judge_wish(&mut self, vm: VmId, want: Size) {
+        let machine = &self.vms[vm as usize];
+        let max = machine.object.limits.max;
+        // What it has, it may ask for again.
+        let has = machine.runner.as_ref().map_or(max, |runner| runner.size());
+        if !want.fits_in(max.max(has).max(self.approved(vm))) {
             self.broken(10, vm, format!("{want:?} is asked for, the maximum is {max:?}"));
         }
         let now = self.now;
@@ -270,61 +274,5 @@ impl World {
         if runs && wanted && !object.failed && object.terminating_since.is_none() {
             self.broken(8, vm, format!("p{pod} is deleted while its VM runs"));
         }
-    }
-
-    /// Long after the last fault: all is as it should be, or says why not.
-    pub(crate) fn judge_rest(&mut self) {
-        self.judge_open();
-        for vm in 0..self.vm_count() {
-            if let Some(text) = self.unrest(vm) {
-                self.broken(9, vm, text);
-                return;
-            }
-        }
-    }
-
-    fn unrest(&self, vm: VmId) -> Option<String> {
-        let machine = &self.vms[vm as usize];
-        let Some(runner) = &machine.runner else {
-            let waits = machine.object.pod.is_some_and(|pod| self.extender.waiting.contains(&pod));
-            return (!waits).then(|| "it does not run, and waits for no node".to_owned());
-        };
-        let Some(agent) = &machine.agent else {
-            return Some("no agent serves it".to_owned());
-        };
-        let plugged = runner.size();
-        let Some(overview) = agent.scaler.overview(self.now) else {
-            return Some("its agent has not seen it".to_owned());
-        };
-        let max = machine.object.limits.max;
-        let served = machine.guest.load.cpu.min(max.cpu) <= plugged.cpu;
-        if (overview.desired == plugged && served) || self.reasoned(vm) {
-            return None;
-        }
-        if !served {
-            let wants = machine.guest.load.cpu;
-            let last = agent.scaler.decisions().last();
-            return Some(format!("the workload wants {wants}, {plugged:?} is plugged; {last:?}"));
-        }
-        let last = agent.scaler.decisions().last();
-        Some(format!("{:?} is desired, {plugged:?} is plugged; {last:?}", overview.desired))
-    }
-
-    /// Whether it is on record why the size is not as desired.
-    fn reasoned(&self, vm: VmId) -> bool {
-        let machine = &self.vms[vm as usize];
-        let decisions = machine.agent.as_ref().map(|agent| agent.scaler.decisions());
-        let decisions: Vec<_> = decisions.into_iter().flatten().collect();
-        let refused = decisions.iter().rev().take(2).any(|decision| {
-            matches!(
-                decision.outcome,
-                Outcome::Denied { .. } | Outcome::Partial { .. } | Outcome::Vetoed { .. }
-            )
-        });
-        let condition =
-            machine.status.conditions.iter().find(|it| it.kind == ConditionKind::Resized);
-        let explained =
-            condition.is_some_and(|it| it.truth == Truth::False && it.reason != "InProgress");
-        refused || explained
     }
 }

@@ -292,7 +292,10 @@ impl World {
             return;
         }
         guest.asleep = false;
-        let said = guest.look(self.settings.doze, now);
+        let mut said = guest.look(self.settings.doze, now);
+        if self.bug == Some(Bug::GuestOverlooksMemory) {
+            said.overlook_memory();
+        }
         let sample = said.sample.map(|sample| machine.pretend(sample, now));
         let ask = match machine.guest.manner {
             Manner::Lying(by) if by % 3 == 0 => {
