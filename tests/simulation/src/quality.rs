@@ -16,7 +16,9 @@
 //!
 //! and for both together: OOM kills (Autopilot counts them too; per million VM-hours only from [`KILLS_FOR_A_RATE`] on, for
 //! fewer say nothing about a rate), CU-hours (a compute unit is 0.25 vCPU and 1 GiB; a VM has as many at any moment as the
-//! larger of the two needs, and fractions count), and the share of scale-ups that were served without moving the VM.
+//! larger of the two needs, and fractions count), and the share of scale-ups served in place: a scale-up begins when more is
+//! wanted than is permitted, and counts as served if the answer to its first request grants all that was asked for, so that the
+//! node had room at once.
 //!
 //! A shortage below one byte is none. Demand above what the largest size can hold is cut off before a run, for all policies
 //! alike (`baseline::Machine::capped`): nobody could serve it.
@@ -162,7 +164,7 @@ impl Quality {
         self.kills = self.kills.saturating_add(kills);
     }
 
-    /// So many more scale-ups were wanted, and so many more served without moving the VM.
+    /// So many more scale-ups were wanted, and so many more that the node had room for at once.
     pub fn scale_ups(&mut self, wanted: u32, in_place: u32) {
         self.wanted = self.wanted.saturating_add(wanted);
         self.in_place = self.in_place.saturating_add(in_place);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use guest_policy::Verdict;
 use guest_units::{Moment, Size};
-use host_scaling::{Action, Event, Scaler};
+use host_scaling::{Action, Event, Overview, Scaler};
 use scheduler_ledger::Seal;
 
 use super::bug::Bug;
@@ -40,10 +40,15 @@ pub(crate) struct Agent {
     asked_at: Option<Moment>,
     /// It wants more than it is permitted.
     short: bool,
-    /// What it last asked for.
-    wanted: Size,
+    /// The first ask of that growth, and what was asked for.
+    first: Option<(u64, Size)>,
     /// Of a deliberate bug.
     shut_out: bool,
+}
+
+/// What is wanted fits into the permit: a growth is over, whether it was served or the wish fell.
+fn is_permitted(overview: &Overview) -> bool {
+    overview.permit.is_some_and(|permit| overview.desired.fits_in(permit))
 }
 
 impl World {
@@ -94,7 +99,7 @@ impl World {
             wake: None,
             asked_at: None,
             short: false,
-            wanted: object.limits.min,
+            first: None,
             shut_out: false,
         }));
         self.rouse(vm);
@@ -133,6 +138,9 @@ impl World {
         for _ in 0..64 {
             let Some(agent) = &mut self.vms[vm as usize].agent else { return };
             let actions = agent.scaler.next(now);
+            if agent.short && agent.scaler.overview(now).is_some_and(|it| is_permitted(&it)) {
+                (agent.short, agent.first) = (false, None);
+            }
             if actions.start.is_empty() {
                 if actions.wake_at != agent.wake {
                     agent.wake = actions.wake_at;
@@ -175,7 +183,9 @@ impl World {
                 let permit = agent.scaler.overview(now).and_then(|overview| overview.permit);
                 let grows = permit.is_some_and(|permit| !want.fits_in(permit));
                 let begins = grows && !std::mem::replace(&mut agent.short, grows);
-                agent.wanted = want;
+                if begins {
+                    agent.first = Some((generation, want));
+                }
                 let pod = agent.seen.pod.unwrap_or(pod);
                 let message =
                     Message::Permit { vm, life, pod, generation, want, least, echo: false };
@@ -219,8 +229,8 @@ impl World {
                     return;
                 }
                 agent.asking = None;
-                let served = agent.short && agent.wanted.fits_in(seal.size);
-                agent.short &= !served;
+                let first = agent.first.take_if(|(asked, _)| *asked == generation);
+                let served = first.is_some_and(|(_, want)| want.fits_in(seal.size));
                 let permit = seal.size;
                 agent.scaler.handle(Event::PermitAnswered { generation, permit, reason }, now);
                 if agent.scaler.permit_generation() == Some(generation) {

@@ -51,4 +51,12 @@ pub enum Bug {
     OperatorIgnoresPodEnds,
     /// A new operator does not know of the pods of the one before.
     OperatorForgetsPods,
+    /// The operator does not wait until the old pod is gone where it has to.
+    OperatorAllowsTwoPods,
+    /// The operator gives two orders the same number.
+    OperatorRepeatsNumbers,
+    /// The extender takes back what the spec no longer asks for, before it is unplugged.
+    ExtenderShrinksEarly,
+    /// A runner ends, and QEMU with it, when it is sent an order that is too old.
+    RunnerEndsWhenOrdersAreStale,
 }

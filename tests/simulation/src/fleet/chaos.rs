@@ -9,7 +9,7 @@ use scheduler_ledger::Amount;
 
 use super::fault::{Extent, Family, Fault, Kind, plan};
 use super::guest::Manner;
-use super::message::{Happening, Part};
+use super::message::{Happening, Link, Part, Watcher};
 use super::object::{Owner, VmId};
 use super::runner::Trouble;
 use super::world::{Machine, World};
@@ -94,6 +94,10 @@ impl World {
             Kind::Crash(part) if begins => self.crash_for(part, lasts),
             Kind::CrashAt(part, way) => self.faults.trap = begins.then_some((way, part)),
             Kind::NodeLoss(node) if begins => self.crash_for(Part::Node(node), lasts),
+            Kind::NodeCut(node) if begins => {
+                self.queue.push(self.now + EVICT_AFTER, Happening::Evict(node));
+            }
+            Kind::NodeCut(node) => self.node_is_back(node),
             Kind::StaleWatch(watcher) if begins => {
                 self.watches.entry(watcher).or_default().stalled = at + lasts;
             }
@@ -168,6 +172,7 @@ impl World {
             }
             Part::Runner(vm) => {
                 if let Some(pod) = self.vms[vm as usize].runner.as_ref().map(|runner| runner.pod) {
+                    self.may_end(pod);
                     self.pod_fails(pod);
                 }
                 return;
@@ -191,7 +196,7 @@ impl World {
             Part::Agent(node) => {
                 let at = &self.nodes[node as usize];
                 if at.up && !at.agent_up {
-                    self.agent_starts(node);
+                    self.when_reached(part, |world| world.agent_starts(node));
                 }
             }
             Part::Operator => self.operator_starts(),
@@ -204,15 +209,24 @@ impl World {
                 self.look_soon(vm);
             }
             Part::Runner(_) => {}
-            Part::Node(node) => self.node_starts(node),
+            Part::Node(node) => self.when_reached(part, |world| world.node_starts(node)),
             Part::AgentWatch(_) | Part::OperatorWatch | Part::ExtenderWatch => {
                 self.watch_again(part);
             }
         }
     }
 
+    /// What starts on a node needs the API server, and tries again until it reaches it.
+    fn when_reached(&mut self, part: Part, start: impl FnOnce(&mut Self)) {
+        let (Part::Agent(node) | Part::Node(node)) = part else { return };
+        if self.faults.cut(Link::Watch(Watcher::Agent(node))) {
+            self.queue.push(self.now + Duration::from_secs(1), Happening::Restart(part));
+        } else {
+            start(self);
+        }
+    }
+
     fn watch_again(&mut self, part: Part) {
-        use super::message::{Link, Watcher};
         let watcher = match part {
             Part::AgentWatch(node) => Watcher::Agent(node),
             Part::OperatorWatch => Watcher::Operator,
@@ -299,8 +313,7 @@ impl World {
             memory_bytes: self.churn.random_range(64..3_072) << 20,
         };
         let room = self.nodes[node as usize].allocatable;
-        let up = self.nodes[node as usize].up;
-        if up && (self.counted_late(node) + requests).fits_in(room) {
+        if self.is_ready(node) && (self.counted_late(node) + requests).fits_in(room) {
             let pod = self.new_pod(Owner::Nobody, requests);
             let object = &mut self.pods[pod as usize];
             (object.created, object.node) = (true, Some(node));

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use guest_units::{Moment, Size};
 use scheduler_ledger::{
-    Action, Answer, Asked, Event, Ledger, PodFacts, PodKind, Seal, Settings, Ticket,
+    Action, Amount, Answer, Asked, Event, Ledger, PodFacts, PodKind, Seal, Settings, Ticket,
 };
 use scheduler_protocol::ObjectRef;
 
 use super::bug::Bug;
 use super::message::{Happening, Link, Message, Watcher};
 use super::object::{
-    NAMESPACE, NodeId, Owner, Pod, PodId, VmId, VmObject, node_name, number, pod_name, vm_name,
+    NAMESPACE, NodeId, Owner, Pod, PodId, VmId, VmObject, cost, node_name, number, pod_name,
+    vm_name,
 };
 use super::world::World;
 
@@ -157,10 +158,10 @@ impl World {
         let life = self.extender.life;
         match action {
             Action::Answer { ticket, answer } => self.answer(ticket, answer),
-            Action::Resize { pod, version, epoch, number: order, requests } => {
+            Action::Resize { pod, version, number: order, requests, .. } => {
                 let Some(pod) = number(&pod.uid) else { return };
-                let message =
-                    Message::Resize { pod, life, version, epoch, number: order, requests };
+                let requests = self.early(pod, requests);
+                let message = Message::Resize { pod, life, version, number: order, requests };
                 self.send(Link::ExtenderApi, message);
             }
             Action::Approve { vm, seal } => {
@@ -173,6 +174,16 @@ impl World {
                 self.send(Link::ExtenderApi, Message::LookUp { pod, life });
             }
             Action::Notice { .. } => {}
+        }
+    }
+
+    /// The same, but for a deliberate bug.
+    fn early(&self, pod: PodId, requests: Amount) -> Amount {
+        match self.pods.get(pod as usize).map(|pod| pod.owner) {
+            Some(Owner::Vm(vm)) if self.bug == Some(Bug::ExtenderShrinksEarly) => {
+                requests.min(cost(self.vms[vm as usize].object.spec))
+            }
+            _ => requests,
         }
     }
 
@@ -303,7 +314,7 @@ impl World {
         }
         let fits = |node: &NodeId| {
             let at = &self.nodes[*node as usize];
-            at.up && (self.counted_on(*node) + object.spec).fits_in(at.allocatable)
+            self.is_ready(*node) && (self.counted_on(*node) + object.spec).fits_in(at.allocatable)
         };
         let nodes: Vec<String> = (0..self.node_count()).filter(fits).map(node_name).collect();
         let facts = object.facts(pod);

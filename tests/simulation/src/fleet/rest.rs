@@ -34,6 +34,12 @@ impl World {
     /// Long after the last fault: all is as it should be, or says why not.
     pub(crate) fn judge_rest(&mut self) {
         self.judge_open();
+        if self.extender.up
+            && let Err(text) = self.extender.ledger.audit(self.now)
+        {
+            self.broken(1, 0, format!("the scheduler's books: {text}"));
+            return;
+        }
         for vm in 0..self.vm_count() {
             if let Some(text) = self.unrest(vm) {
                 self.broken(9, vm, text);

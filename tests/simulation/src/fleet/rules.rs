@@ -20,7 +20,9 @@ use host_scaling::{Action, Limits};
 use scheduler_ledger::{Amount, Seal};
 
 use super::guest::Manner;
-use super::object::{NodeId, PodId, VmId, cost, for_workload};
+use super::object::{NodeId, Owner, PodId, VmId, cost, for_workload};
+use super::operator::at_most_one_pod;
+use super::runner::Kind;
 use super::world::World;
 use crate::held::Kills;
 
@@ -52,6 +54,10 @@ pub(crate) struct Watched {
     open: Option<(u64, Moment)>,
     /// What the guest last agreed to, by a planned question.
     agreed: Option<(Bytes, Moment)>,
+    /// A fault ends this pod.
+    may_end: Option<PodId>,
+    /// The newest order of each resource that was sent.
+    sent: [(u64, u64); 2],
     requests: u32,
     requests_since: Moment,
 }
@@ -83,7 +89,7 @@ impl World {
     }
 
     fn plugged_in(&self, pod: PodId) -> Option<Size> {
-        let super::object::Owner::Vm(vm) = self.pods[pod as usize].owner else { return None };
+        let Owner::Vm(vm) = self.pods[pod as usize].owner else { return None };
         let runner = self.vms[vm as usize].runner.as_ref();
         runner.filter(|runner| runner.pod == pod).map(|runner| runner.size())
     }
@@ -102,6 +108,15 @@ impl World {
         }
         if let Some(node) = pod.node {
             self.judge_node(node);
+        }
+    }
+
+    /// What backs a pod has changed.
+    pub(crate) fn judge_backing(&mut self, pod: PodId) {
+        if let Owner::Vm(vm) = self.pods[pod as usize].owner
+            && self.plugged_in(pod).is_some()
+        {
+            self.judge_vm(vm);
         }
     }
 
@@ -147,7 +162,8 @@ impl World {
                     return;
                 }
                 // What is below it may have no room to grow.
-                if !min.min(from).fits_in(size) {
+                let has = machine.runner.as_ref().map_or(from, |runner| runner.size());
+                if !min.min(from).min(has).fits_in(size) {
                     self.broken(4, vm, format!("{size:?} is written, the minimum is {min:?}"));
                     return;
                 }
@@ -206,6 +222,16 @@ impl World {
         }
     }
 
+    /// The operator sends an order: their numbers go up, for that is what runners go by.
+    pub(crate) fn judge_sent(&mut self, vm: VmId, kind: Kind, age: (u64, u64)) {
+        let sent = &mut self.vms[vm as usize].watched.sent[kind.index()];
+        let before = std::mem::replace(sent, age);
+        if age <= before {
+            self.broken(5, vm, format!("order {age:?} is sent after {before:?}"));
+        }
+    }
+
+    /// A runner carries out an order. To refuse it is up to the model of the runner, so that this looks at the model alone.
     pub(crate) fn judge_order(&mut self, vm: VmId, age: (u64, u64), newest: (u64, u64)) {
         if age < newest {
             self.broken(5, vm, format!("order {age:?} is carried out after {newest:?}"));
@@ -257,11 +283,28 @@ impl World {
     /// A pod's VM boots.
     pub(crate) fn judge_boot(&mut self, vm: VmId, pod: PodId) {
         let other = self.vms[vm as usize].runner.as_ref().map(|runner| runner.pod);
+        // By default a VM may start elsewhere while nobody hears of the node of its old pod, whose end was asked for.
         let other = other.filter(|other| {
-            self.pods[*other as usize].terminating_since.is_none() && *other != pod
+            let asked = self.pods[*other as usize].terminating_since.is_some();
+            *other != pod && (at_most_one_pod(vm) || !asked)
         });
         if let Some(other) = other {
             self.broken(6, vm, format!("it runs in p{other} and boots in p{pod}"));
+        }
+    }
+
+    /// A fault ends this pod.
+    pub(crate) fn may_end(&mut self, pod: PodId) {
+        if let Owner::Vm(vm) = self.pods[pod as usize].owner {
+            self.vms[vm as usize].watched.may_end = Some(pod);
+        }
+    }
+
+    /// The VM in a pod stops.
+    pub(crate) fn judge_end(&mut self, vm: VmId, pod: PodId) {
+        let fault = self.vms[vm as usize].watched.may_end == Some(pod);
+        if !fault && self.pods[pod as usize].terminating_since.is_none() {
+            self.broken(8, vm, format!("p{pod} ends without any fault"));
         }
     }
 

@@ -230,7 +230,7 @@ pub struct FleetReport {
     pub gib_hours_ratio_to_oracle: Option<f64>,
     /// Scale-ups that policies asked for.
     pub scale_ups_wanted: u64,
-    /// Share of them that needed no move.
+    /// Share of them that the node had room for at once.
     pub in_place_share_of_scale_ups: Option<f64>,
     /// CPU.
     pub cpu: FleetAxisReport,

@@ -116,7 +116,7 @@ fn totals(report: &FleetReport) -> String {
         |rate| told(Some(rate), "per million VM-hours"),
     );
     row(&mut out, "OOM kills", &[report.oom_kills.to_string(), rate]);
-    let in_place = format!("{} without a move", percent(report.in_place_share_of_scale_ups));
+    let in_place = format!("{} with room at once", percent(report.in_place_share_of_scale_ups));
     row(&mut out, "Scale-ups", &[report.scale_ups_wanted.to_string(), in_place]);
     out + "</table></div>\n"
 }
