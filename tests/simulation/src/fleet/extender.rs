@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use guest_units::{Moment, Size};
 use scheduler_ledger::{
-    Action, Amount, Answer, Asked, Event, Ledger, PodFacts, PodKind, Seal, Settings, Ticket,
+    Action, Answer, Asked, Event, Ledger, PodFacts, PodKind, Seal, Settings, Ticket,
 };
 use scheduler_protocol::ObjectRef;
 
@@ -98,6 +98,14 @@ impl World {
     }
 
     pub(crate) fn extender_sees(&mut self, vm: VmId, object: &VmObject) {
+        if self.bug == Some(Bug::ExtenderShrinksEarly)
+            && let (Some(pod), Some(plugged)) = (object.pod, object.plugged)
+            && !plugged.fits_in(object.spec)
+        {
+            let (life, requests) = (u32::MAX, cost(object.spec));
+            let message = Message::Resize { pod, life, version: 0, number: 0, requests };
+            self.send(Link::ExtenderApi, message);
+        }
         self.tell_ledger(Event::Vm(object.facts(vm)));
     }
 
@@ -160,7 +168,6 @@ impl World {
             Action::Answer { ticket, answer } => self.answer(ticket, answer),
             Action::Resize { pod, version, number: order, requests, .. } => {
                 let Some(pod) = number(&pod.uid) else { return };
-                let requests = self.early(pod, requests);
                 let message = Message::Resize { pod, life, version, number: order, requests };
                 self.send(Link::ExtenderApi, message);
             }
@@ -174,16 +181,6 @@ impl World {
                 self.send(Link::ExtenderApi, Message::LookUp { pod, life });
             }
             Action::Notice { .. } => {}
-        }
-    }
-
-    /// The same, but for a deliberate bug.
-    fn early(&self, pod: PodId, requests: Amount) -> Amount {
-        match self.pods.get(pod as usize).map(|pod| pod.owner) {
-            Some(Owner::Vm(vm)) if self.bug == Some(Bug::ExtenderShrinksEarly) => {
-                requests.min(cost(self.vms[vm as usize].object.spec))
-            }
-            _ => requests,
         }
     }
 
