@@ -20,7 +20,7 @@ use std::iter::Peekable;
 
 use guest_units::{Bytes, Moment, Size};
 
-pub use self::machine::Machine;
+pub use self::machine::{Capped, Machine};
 pub use self::vpa::Decaying;
 
 use crate::held::{Held, Kills, Touch};

@@ -10,9 +10,9 @@
 //! | short, depth | ∫(d − s) over ∫d, both while `d > s` | under-provisioning accuracy of the same set, normalised by demand; as a ratio of integrals, so that it does not depend on how time is cut |
 //! | short, worst | largest `(d − s) / d` | – |
 //! | slack | ∫(size − u) over ∫size | relative slack, Google Autopilot (Rzadca et al.), a ratio of means |
-//! | time to adequate | from the moment at which `d > s` begins until `s` reaches `d` | elasticity: time to adapt (Herbst et al.) |
+//! | time to adequate | from the moment at which `d > s` begins until `s` reaches `d`; percentiles are of those that ended so | elasticity: time to adapt (Herbst et al.) |
 //! | never adequate | times at which `d` fell before `s` reached it | – |
-//! | resizes, reversals | changes of the size; those against the direction of the change before, within [`REVERSAL`] of it | jitter and instability (Herbst et al.) |
+//! | resizes, reversals | changes of the size, where the steps of one shrink count once; those against the direction of the change before, within [`REVERSAL`] of it | jitter and instability (Herbst et al.) |
 //!
 //! and for both together: OOM kills (Autopilot counts them too; per million VM-hours only from [`KILLS_FOR_A_RATE`] on, for
 //! fewer say nothing about a rate), CU-hours (a compute unit is 0.25 vCPU and 1 GiB; a VM has as many at any moment as the
@@ -47,6 +47,17 @@ use crate::line::nanos;
 
 /// A change of the size in the other direction counts as a reversal within this time.
 pub const REVERSAL: Duration = Duration::from_secs(300);
+
+/// A shrink that goes on within this is the same one: hypervisors take memory in steps.
+const STEP_OF_A_SHRINK: Duration = Duration::from_millis(50);
+
+/// Waits longer than those that are told apart.
+pub(crate) const BEYOND: &str = "> 13 min";
+
+/// Whether a wait in milliseconds is one of those.
+pub(crate) fn is_beyond(wait: Option<u64>) -> bool {
+    wait.is_some_and(|wait| wait > histogram::LONGEST_WAIT)
+}
 
 /// So many kills make a rate per million VM-hours.
 pub const KILLS_FOR_A_RATE: u64 = 10;

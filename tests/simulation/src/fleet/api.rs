@@ -94,8 +94,11 @@ impl World {
             Message::WriteStatus { vm, epoch, status } => {
                 let raced = self.faults.conflict();
                 if !raced {
-                    self.vms[vm as usize].object.take(&status);
-                    self.vms[vm as usize].status = status.clone();
+                    let machine = &mut self.vms[vm as usize];
+                    machine.object.take(&status);
+                    // What was overtaken counts no more, even if a status that comes late says otherwise.
+                    machine.seals.retain(|seal| Some(seal.place()) >= machine.object.obeyed);
+                    machine.status = status.clone();
                     self.vm_changed(vm);
                 }
                 let status = (!raced).then_some(status);

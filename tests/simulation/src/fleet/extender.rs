@@ -20,7 +20,7 @@ use super::world::World;
 /// kube-scheduler tries a pod again after so long.
 const SCHEDULE_AGAIN: Duration = Duration::from_secs(1);
 /// A request is answered within [`Settings::hold`] and [`Settings::resize_limit`], and some time to do it in.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(4);
+pub(crate) const ANSWERED_WITHIN: Duration = Duration::from_secs(4);
 
 /// A request that is open.
 #[derive(Debug, Clone, Copy)]

@@ -3,10 +3,11 @@
 use std::cmp::Ordering;
 
 use controller_lifecycle::{ConditionKind, Truth};
-use guest_units::Size;
+use guest_units::{Moment, Size};
 use host_scaling::{Decision, Outcome};
 use scheduler_ledger::Amount;
 
+use super::extender::ANSWERED_WITHIN;
 use super::object::{VmId, cost, for_workload};
 use super::runner::Kind;
 use super::world::{Machine, World};
@@ -19,8 +20,14 @@ fn of(kind: Kind, size: Size) -> u64 {
     }
 }
 
+/// It was decided just now, and the answer is not there yet.
+fn is_open(decision: &Decision, now: Moment) -> bool {
+    let asks = matches!(decision.outcome, Outcome::AskingScheduler | Outcome::AskingGuest);
+    asks && now.since(decision.at) < ANSWERED_WITHIN
+}
+
 /// The size that the VM should have: what its brain wants, and no less than its workload needs and the bounds allow.
-fn due(machine: &Machine, desired: Size, plugged: Size, now: guest_units::Moment) -> Size {
+fn due(machine: &Machine, desired: Size, plugged: Size, now: Moment) -> Size {
     let (max, load) = (machine.object.bounds.max, &machine.guest.load);
     let mut due = desired.max(Size { cpu: load.cpu.min(max.cpu), ..desired });
     if load.memory_at(now) > for_workload(plugged.memory) && plugged.memory < max.memory {
@@ -64,7 +71,8 @@ impl World {
         let due = due(machine, overview.desired, plugged, self.now);
         let decisions: Vec<_> = agent.scaler.decisions().into_iter().collect();
         let kind = [Kind::Cpu, Kind::Memory].into_iter().find(|kind| {
-            let about = |it: &&&Decision| of(*kind, it.to) != of(*kind, it.from);
+            let about =
+                |it: &&&Decision| of(*kind, it.to) != of(*kind, it.from) && !is_open(it, self.now);
             let last = decisions.iter().rev().find(about).copied();
             !match of(*kind, due).cmp(&of(*kind, plugged)) {
                 Ordering::Equal => true,

@@ -6,7 +6,7 @@ use super::charts;
 use super::recorder::{Recording, VmRecord};
 use super::style::STYLE;
 use super::svg::{escape, number};
-use crate::quality::{FleetAxisReport, FleetReport};
+use crate::quality::{BEYOND, FleetAxisReport, FleetReport};
 
 /// So many VMs are shown one by one.
 const SHOWN: usize = 3;
@@ -129,7 +129,10 @@ fn resources(report: &FleetReport) -> String {
     let mut both = |name: &str, value: &dyn Fn(&FleetAxisReport) -> String| {
         row(&mut out, name, &[value(&report.cpu), value(&report.memory)]);
     };
-    let seconds = |millis: Option<u64>| told(millis.map(|millis| millis as f64 / 1000.0), "s");
+    let seconds = |millis: Option<u64>| match crate::quality::is_beyond(millis) {
+        true => BEYOND.to_owned(),
+        false => told(millis.map(|millis| millis as f64 / 1000.0), "s"),
+    };
     both("Time with too little", &|it| percent(it.short_share_of_time));
     both("What was missing then, of the demand", &|it| percent(it.short_depth_share_of_demand));
     both("Slack: not used, of the size", &|it| percent(it.slack_share_of_size));
