@@ -86,3 +86,32 @@ fn count(most: u64) -> RangedU64ValueParser<usize> {
 fn span(hours: f64) -> Result<Duration> {
     Duration::try_from_secs_f64(hours * 3600.0).with_context(|| format!("{hours} hours"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_out_of_range_is_refused() {
+        for (text, good) in [
+            ("2Mi", true),
+            ("1Gi", true),
+            ("0", false),
+            ("1", false),
+            ("3Mi", false),
+            ("2Gi", false),
+        ] {
+            assert_eq!(slot(text).is_ok(), good, "{text}");
+        }
+        for (text, good) in [
+            ("0.5", true),
+            ("8784", true),
+            ("0", false),
+            ("-1", false),
+            ("NaN", false),
+            ("inf", false),
+        ] {
+            assert_eq!(hours(text).is_ok(), good, "{text}");
+        }
+    }
+}

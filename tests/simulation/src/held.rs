@@ -299,7 +299,7 @@ mod tests {
     }
 
     impl Naive {
-        fn step(&mut self, end: u64, wish: f64, speed: f64, available: f64) -> bool {
+        fn step(&mut self, end: u64, wish: f64, slope: f64, speed: f64, available: f64) -> bool {
             let mut seconds = 0.001;
             if let Some(up) = self.up_at.take_if(|up| *up <= end * 1_000_000) {
                 seconds = Duration::from_nanos(end * 1_000_000 - up).as_secs_f64();
@@ -349,7 +349,7 @@ mod tests {
                 let speed = (step.cores.clamp(1, 4) as f64) * (1u64 << 30) as f64;
                 for end in now + 1..=now + step.millis {
                     let wished = wish.memory_at(millis(end)).0 as f64;
-                    let kill = naive.step(end, wished, speed, step.available as f64);
+                    let kill = naive.step(end, wished, step.slope as f64, speed, step.available as f64);
                     let mut kills = 0;
                     // Looking at every change or only at the end gives the same.
                     let (mut look, mut seen) = (held.clone(), millis(end - 1));

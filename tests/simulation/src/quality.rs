@@ -181,6 +181,11 @@ impl Quality {
         self.in_place = self.in_place.saturating_add(in_place);
     }
 
+    /// Resizes so far, of CPU and of memory.
+    pub(crate) fn resizes(&self) -> [u32; 2] {
+        [self.cpu.resizes, self.memory.resizes]
+    }
+
     /// OOM kills so far.
     #[must_use]
     pub fn kills(&self) -> u32 {

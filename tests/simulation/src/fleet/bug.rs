@@ -55,8 +55,12 @@ pub enum Bug {
     OperatorAllowsTwoPods,
     /// The operator gives two orders the same number.
     OperatorRepeatsNumbers,
+    /// The extender gives two approvals the same number.
+    ExtenderRepeatsNumbers,
     /// The extender takes back what the spec no longer asks for, before it is unplugged.
     ExtenderShrinksEarly,
+    /// The runner takes memory long after the guest has agreed.
+    RunnerActsLongAfterConsent,
     /// A runner ends, and QEMU with it, when it is sent an order that is too old.
     RunnerEndsWhenOrdersAreStale,
 }

@@ -162,8 +162,13 @@ impl World {
         self.broken(7, 0, "the ledger starts actions without end".to_owned());
     }
 
-    fn do_for_ledger(&mut self, action: Action) {
+    fn do_for_ledger(&mut self, mut action: Action) {
         let life = self.extender.life;
+        if self.bug == Some(Bug::ExtenderRepeatsNumbers)
+            && let Action::Answer { answer: Answer::Permit { seal, .. }, .. } = &mut action
+        {
+            seal.generation /= 2;
+        }
         match action {
             Action::Answer { ticket, answer } => self.answer(ticket, answer),
             Action::Resize { pod, version, number: order, requests, .. } => {

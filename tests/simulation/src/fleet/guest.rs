@@ -305,7 +305,7 @@ impl Guest {
         };
         quality.advance(now, &stretch);
         if let Some(tap) = &mut self.tap {
-            tap.advance(now, &stretch);
+            tap.advance(now, &stretch, quality.resizes());
         }
         self.held_since = self.held.at(now);
     }

@@ -69,7 +69,7 @@ impl World {
             return Some("its agent has not seen it".to_owned());
         };
         let due = due(machine, overview.desired, plugged, self.now);
-        let decisions: Vec<_> = agent.scaler.decisions().into_iter().collect();
+        let decisions: Vec<_> = agent.scaler.decisions().collect();
         let kind = [Kind::Cpu, Kind::Memory].into_iter().find(|kind| {
             let about =
                 |it: &&&Decision| of(*kind, it.to) != of(*kind, it.from) && !is_open(it, self.now);

@@ -6,8 +6,8 @@
 //! | 2 | no step takes what the guest uses; the agent writes no shrink that the guest did not agree to; no kill by a shrink |
 //! | 3 | the approvals of a VM are numbered upwards, across restarts, and no number has two sizes |
 //! | 4 | no growth above the maximum, nothing below the minimum |
-//! | 5 | no runner starts an order that is older than another one it has seen; no agent relies on an approval that was overtaken |
-//! | 6 | at most one hypervisor runs a VM (there are no migrations yet) |
+//! | 5 | the operator numbers its orders upwards; no runner starts an order that is older than another one it has seen; no agent relies on an approval that was overtaken |
+//! | 6 | at most one hypervisor runs a VM (there are no migrations yet), but where the end of the old pod was asked for and its operator does not wait for that |
 //! | 7 | each permit request and each of the agent's is over in time; no brain starts actions without end |
 //! | 8 | nobody deletes the pod of a VM that runs and is wanted; no pod ends but by a fault |
 //! | 9 | a minute after the last fault all sizes are as the brain wants them and the workload needs them, or the reason why not is on record, and true ([`super::rest`]) |

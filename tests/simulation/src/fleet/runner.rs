@@ -289,7 +289,9 @@ impl World {
         match verdict {
             Verdict::Fine => {
                 self.judge_shrink(vm, next);
-                self.step_in(vm, pod, Kind::Memory, next.0, STEP_TAKES);
+                let slow = self.bug == Some(Bug::RunnerActsLongAfterConsent);
+                let takes = if slow { STEP_TAKES * 60 } else { STEP_TAKES };
+                self.step_in(vm, pod, Kind::Memory, next.0, takes);
             }
             Verdict::Veto { least, reason } => {
                 let reason = reason.text().to_owned();
