@@ -20,7 +20,7 @@ use std::iter::Peekable;
 
 use guest_units::{Bytes, Moment, Size};
 
-pub use self::machine::Machine;
+pub use self::machine::{Capped, Machine};
 pub use self::vpa::Decaying;
 
 use crate::held::{Held, Kills, Touch};
@@ -65,15 +65,15 @@ where
     match baseline {
         Baseline::Static => {
             let sizes = Fixed(fixed::size(loads.clone(), machine, end));
-            Run::new(sizes, machine, touch, first.at).until(end, loads)
+            Run::new(sizes, machine, touch, &first).until(end, loads)
         }
         Baseline::Vpa => {
             let sizes = vpa::Vpa::new(machine, &first);
-            Run::new(sizes, machine, touch, first.at).until(end, loads)
+            Run::new(sizes, machine, touch, &first).until(end, loads)
         }
         Baseline::Oracle => {
             let sizes = oracle::oracle(loads.clone(), machine);
-            Run::new(sizes, machine, touch, first.at).until(end, loads)
+            Run::new(sizes, machine, touch, &first).until(end, loads)
         }
     }
 }
@@ -124,13 +124,12 @@ struct Run<'a, S> {
 }
 
 impl<'a, S: Sizes> Run<'a, S> {
-    fn new(sizes: S, machine: &'a Machine, touch: Touch, start: Moment) -> Self {
+    fn new(mut sizes: S, machine: &'a Machine, touch: Touch, first: &Load) -> Self {
+        let (now, quality) = (first.at, Quality::new(first.at));
         let seen = Seen { size: machine.min, held: Bytes::ZERO, cpu_time: 0, kills: 0 };
-        let (held, quality) = (Held::new(touch), Quality::new(start));
-        let mut run = Self { machine, sizes, held, load: None, now: start, seen, quality };
-        let size = run.sizes.at(nanos(start), &run.seen);
-        run.plug(size);
-        run
+        let size = sizes.at(nanos(now), &seen);
+        let held = Held::running(touch, first, machine.available(size.memory));
+        Self { machine, sizes, held, load: None, now, seen: Seen { size, ..seen }, quality }
     }
 
     fn until(mut self, end: Moment, loads: impl Iterator<Item = Load>) -> Quality {

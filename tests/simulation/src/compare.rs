@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use crate::baseline::{self, Baseline, Machine};
 use crate::held::Touch;
-use crate::quality::{FleetQuality, FleetReport};
-use crate::run::{AMPLE, Brain, Fleet};
+use crate::quality::{BEYOND, FleetQuality, FleetReport, is_beyond};
+use crate::run::{AMPLE, Brain, Fleet, joined};
 use crate::workload::{Group, Source};
 
 /// VMs that share one run of the simulator.
@@ -25,11 +25,11 @@ pub struct Comparison {
     pub groups: Vec<Group>,
     /// Seeds: each trace is run with each, for its bursts; archetypes have as many VMs.
     pub seeds: std::ops::RangeInclusive<u64>,
-    /// Each VM lives so long, or as long as its trace.
+    /// Each VM lives so long, or as long as its trace; one with an archetype no longer than [`DAY`].
     pub most: Option<Duration>,
 }
 
-/// How long archetypes are run if nothing else is said.
+/// How long archetypes are run at most.
 pub const DAY: Duration = Duration::from_secs(86_400);
 
 /// A group under all policies.
@@ -120,7 +120,7 @@ fn in_parallel(count: usize, work: impl Fn(usize) -> FleetQuality + Sync) -> Fle
             }
         };
         let threads: Vec<_> = (0..cores).map(|_| scope.spawn(run)).collect();
-        threads.into_iter().filter_map(|thread| thread.join().ok()).flatten().collect()
+        threads.into_iter().flat_map(joined).collect()
     });
     parts.sort_by_key(|(index, _)| *index);
     let mut all = FleetQuality::default();
@@ -149,7 +149,10 @@ pub fn summary(compared: &[Compared]) -> String {
                 share(report.memory.short_share_of_time),
                 share(report.cpu.short_depth_share_of_demand),
                 report.oom_kills,
-                wait.map_or_else(|| "–".to_owned(), |wait| wait.to_string()),
+                match wait {
+                    _ if is_beyond(wait) => BEYOND.to_owned(),
+                    wait => wait.map_or_else(|| "–".to_owned(), |wait| wait.to_string()),
+                },
                 hourly(report.cpu.resizes + report.memory.resizes),
                 hourly(report.cpu.reversals + report.memory.reversals),
                 report.cu_hours_ratio_to_oracle.map_or_else(|| "–".to_owned(), rounded),

@@ -25,6 +25,7 @@ mod object;
 mod operator;
 mod post;
 mod queue;
+mod rest;
 mod rules;
 mod runner;
 mod world;

@@ -76,13 +76,29 @@ impl Held {
         Self { touch, wish: nothing, held: nothing, speed: 0, available: 0, phase }
     }
 
+    /// A workload that has run for long: it holds what it wishes. Where that does not fit it has just begun, and holds nothing.
+    #[must_use]
+    pub fn running(touch: Touch, load: &Load, available: Bytes) -> Self {
+        let wish = Line::wished(load);
+        let mut held = Self { wish, available: available.0, ..Self::new(touch) };
+        held.speed = held.speed_with(load);
+        let fits = wish.value <= available.0;
+        held.settle(wish.at, if fits { wish.value } else { 0 });
+        held
+    }
+
+    /// How fast it takes memory into use, in bytes a second.
+    fn speed_with(&self, load: &Load) -> i64 {
+        let cores = u64::from(load.cpu.whole_up().max(1));
+        let speed = self.touch.per_core.saturating_mul(cores).min(self.touch.most);
+        i64::try_from(speed.0).unwrap_or(i64::MAX)
+    }
+
     /// The wish becomes `load`, which has begun by `now`. Tells the kills before `now`: the wish before does not kill then.
     pub fn wish(&mut self, load: &Load, now: Moment) -> Kills {
         let kills = self.pass(nanos(now), false);
         let held = self.at(now).0;
-        let cores = u64::from(load.cpu.whole_up().max(1));
-        let speed = self.touch.per_core.saturating_mul(cores).min(self.touch.most);
-        self.speed = i64::try_from(speed.0).unwrap_or(i64::MAX);
+        self.speed = self.speed_with(load);
         self.wish = Line::wished(load);
         if self.phase != Phase::Down {
             self.settle(nanos(now), held);
@@ -144,6 +160,12 @@ impl Held {
             Phase::Catching => self.speed,
             Phase::Down => 0,
         }
+    }
+
+    /// It was killed, and does not run yet.
+    #[must_use]
+    pub fn is_down(&self) -> bool {
+        self.phase == Phase::Down
     }
 
     /// The next moment at which the held or the wished memory bends or jumps without any call but `advance`: after `now`, to
@@ -214,6 +236,17 @@ mod tests {
     }
 
     #[test]
+    fn one_that_has_run_for_long_holds_what_it_wishes_if_that_fits() {
+        let mut held = Held::running(Touch::default(), &load(0, 1, 1 << 30, 5), Bytes(2 << 30));
+        assert_eq!(held.at(Moment::ZERO), Bytes(1 << 30));
+        assert_eq!(held.per_second(Moment::ZERO), 5);
+        assert_eq!(held.available(Bytes((1 << 30) - 1), Moment::ZERO), Kills(1));
+        let tight = Held::running(Touch::default(), &load(0, 1, 1 << 30, 0), Bytes(1 << 29));
+        assert_eq!(tight.at(Moment::ZERO), Bytes::ZERO);
+        assert_eq!(tight.next_change(Moment::ZERO), Some(moment(500_000_001)), "the kill");
+    }
+
+    #[test]
     fn a_jump_is_followed_at_touch_speed_and_a_fall_at_once() {
         let mut held = Held::new(Touch::default());
         assert_eq!(held.available(Bytes::from_gib(8), Moment::ZERO), Kills(0));
@@ -266,7 +299,7 @@ mod tests {
     }
 
     impl Naive {
-        fn step(&mut self, end: u64, wish: f64, speed: f64, available: f64) -> bool {
+        fn step(&mut self, end: u64, wish: f64, slope: f64, speed: f64, available: f64) -> bool {
             let mut seconds = 0.001;
             if let Some(up) = self.up_at.take_if(|up| *up <= end * 1_000_000) {
                 seconds = Duration::from_nanos(end * 1_000_000 - up).as_secs_f64();
@@ -316,7 +349,7 @@ mod tests {
                 let speed = (step.cores.clamp(1, 4) as f64) * (1u64 << 30) as f64;
                 for end in now + 1..=now + step.millis {
                     let wished = wish.memory_at(millis(end)).0 as f64;
-                    let kill = naive.step(end, wished, speed, step.available as f64);
+                    let kill = naive.step(end, wished, step.slope as f64, speed, step.available as f64);
                     let mut kills = 0;
                     // Looking at every change or only at the end gives the same.
                     let (mut look, mut seen) = (held.clone(), millis(end - 1));

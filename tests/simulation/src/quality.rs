@@ -10,14 +10,15 @@
 //! | short, depth | ∫(d − s) over ∫d, both while `d > s` | under-provisioning accuracy of the same set, normalised by demand; as a ratio of integrals, so that it does not depend on how time is cut |
 //! | short, worst | largest `(d − s) / d` | – |
 //! | slack | ∫(size − u) over ∫size | relative slack, Google Autopilot (Rzadca et al.), a ratio of means |
-//! | time to adequate | from the moment at which `d > s` begins until `s` reaches `d` | elasticity: time to adapt (Herbst et al.) |
+//! | time to adequate | from the moment at which `d > s` begins until `s` reaches `d`; percentiles are of those that ended so | elasticity: time to adapt (Herbst et al.) |
 //! | never adequate | times at which `d` fell before `s` reached it | – |
-//! | resizes, reversals | changes of the size; those against the direction of the change before, within [`REVERSAL`] of it | jitter and instability (Herbst et al.) |
+//! | resizes, reversals | changes of the size, where the steps of one shrink count once; those against the direction of the change before, within [`REVERSAL`] of it | jitter and instability (Herbst et al.) |
 //!
 //! and for both together: OOM kills (Autopilot counts them too; per million VM-hours only from [`KILLS_FOR_A_RATE`] on, for
 //! fewer say nothing about a rate), CU-hours (a compute unit is 0.25 vCPU and 1 GiB; a VM has as many at any moment as the
-//! larger of the two needs, and fractions count), the share of scale-ups that were served without moving the VM, the share of
-//! permitted growths that did not have to wait for kubelet, and how often a VM's pod was resized.
+//! larger of the two needs, and fractions count), the share of scale-ups served in place: a scale-up begins when more is
+//! wanted than is permitted, and counts as served if the answer to its first request grants all that was asked for, so that the
+//! node had room at once; the share of permitted growths that did not have to wait for kubelet, and how often a VM's pod was resized.
 //!
 //! A shortage below one byte is none. Demand above what the largest size can hold is cut off before a run, for all policies
 //! alike (`baseline::Machine::capped`): nobody could serve it.
@@ -46,6 +47,17 @@ use crate::line::nanos;
 
 /// A change of the size in the other direction counts as a reversal within this time.
 pub const REVERSAL: Duration = Duration::from_secs(300);
+
+/// A shrink that goes on within this is the same one: hypervisors take memory in steps.
+const STEP_OF_A_SHRINK: Duration = Duration::from_millis(50);
+
+/// Waits longer than those that are told apart.
+pub(crate) const BEYOND: &str = "> 13 min";
+
+/// Whether a wait in milliseconds is one of those.
+pub(crate) fn is_beyond(wait: Option<u64>) -> bool {
+    wait.is_some_and(|wait| wait > histogram::LONGEST_WAIT)
+}
 
 /// So many kills make a rate per million VM-hours.
 pub const KILLS_FOR_A_RATE: u64 = 10;
@@ -176,7 +188,7 @@ impl Quality {
         self.kills = self.kills.saturating_add(kills);
     }
 
-    /// So many more scale-ups were wanted, and so many more served without moving the VM.
+    /// So many more scale-ups were wanted, and so many more that the node had room for at once.
     pub fn scale_ups(&mut self, wanted: u32, in_place: u32) {
         self.wanted = self.wanted.saturating_add(wanted);
         self.in_place = self.in_place.saturating_add(in_place);
@@ -185,6 +197,11 @@ impl Quality {
     /// So were its growths permitted, in all.
     pub fn permitted(&mut self, permits: Permits) {
         self.permits = permits;
+    }
+
+    /// Resizes so far, of CPU and of memory.
+    pub(crate) fn resizes(&self) -> [u32; 2] {
+        [self.cpu.resizes, self.memory.resizes]
     }
 
     /// OOM kills so far.

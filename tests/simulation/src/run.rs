@@ -1,14 +1,17 @@
 //! Runs whole fleets: VMs in clusters that have nothing to do with each other, so that all cores have work and the result is the
 //! same on any number of them.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::ScopedJoinHandle;
 
 use guest_units::{Bytes, MilliCpu, Moment, Size};
 use host_scaling::reference::{ComputeUnit, ReferenceConfig};
 use host_scaling::{Limits, Policy};
-use scheduler_ledger::Amount;
+use scheduler_ledger::{Amount, Price};
 
-use crate::baseline::Machine;
+use crate::baseline::{Capped, Machine};
+use crate::demand::Demand;
 use crate::fleet::{Doze, Settings, World};
 use crate::quality::FleetQuality;
 use crate::report::{Plan, Recording};
@@ -37,7 +40,9 @@ impl Brain {
         }
     }
 
-    fn policy(self) -> Policy {
+    /// Of the host.
+    #[must_use]
+    pub fn policy(self) -> Policy {
         match self {
             Self::Headroom => Policy::default(),
             Self::Reference => {
@@ -89,8 +94,7 @@ impl Fleet {
     /// Runs VMs with these demands.
     #[must_use]
     pub fn run(&self, sources: &[&Source]) -> Outcome {
-        let nodes = CLUSTER_VMS * self.nodes / sources.len().max(1);
-        let clusters = self.nodes.div_ceil(nodes.max(1)).max(1);
+        let clusters = self.clusters(sources.len());
         let next = AtomicUsize::new(0);
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let mut outcomes: Vec<(usize, Outcome)> = std::thread::scope(|scope| {
@@ -105,7 +109,7 @@ impl Fleet {
                 }
             };
             let threads: Vec<_> = (0..cores.min(clusters)).map(|_| scope.spawn(work)).collect();
-            threads.into_iter().filter_map(|thread| thread.join().ok()).flatten().collect()
+            threads.into_iter().flat_map(joined).collect()
         });
         outcomes.sort_by_key(|(cluster, _)| *cluster);
         let mut all = Outcome::default();
@@ -121,12 +125,59 @@ impl Fleet {
         all
     }
 
-    fn cluster(&self, cluster: usize, clusters: usize, sources: &[&Source]) -> Outcome {
+    fn clusters(&self, vms: usize) -> usize {
+        let nodes = CLUSTER_VMS * self.nodes / vms.max(1);
+        self.nodes.div_ceil(nodes.max(1)).max(1)
+    }
+
+    /// The nodes of a cluster, and the numbers of its VMs.
+    fn part(&self, cluster: usize, clusters: usize, vms: usize) -> (usize, Range<usize>) {
         let share = |count: usize| count * (cluster + 1) / clusters - count * cluster / clusters;
-        let first = sources.len() * cluster / clusters;
-        let ours = sources[first..first + share(sources.len())].iter().copied();
+        let first = vms * cluster / clusters;
+        (share(self.nodes.max(1)).max(1), first..first + share(vms))
+    }
+
+    fn cluster(&self, cluster: usize, clusters: usize, sources: &[&Source]) -> Outcome {
+        let (nodes, vms) = self.part(cluster, clusters, sources.len());
+        let ours = vms.map(|vm| (sources[vm], vm as u64));
         let seed = self.seed.wrapping_mul(1_000_003).wrapping_add(cluster as u64);
-        self.world(seed, share(self.nodes.max(1)).max(1), ours.zip(first as u64..))
+        self.world(seed, nodes, ours)
+    }
+
+    /// Whether all VMs have room on their nodes in the beginning.
+    ///
+    /// # Errors
+    /// What does not fit where.
+    pub fn fits(&self, sources: &[&Source]) -> Result<(), String> {
+        let clusters = self.clusters(sources.len());
+        for cluster in 0..clusters {
+            let (nodes, vms) = self.part(cluster, clusters, sources.len());
+            let mut used = vec![Amount::ZERO; nodes];
+            for (index, vm) in vms.enumerate() {
+                let loads = self.loads(sources[vm], vm as u64);
+                let at = &mut used[index % nodes];
+                *at = *at + Price::default().cost(self.begins_with(&loads));
+            }
+            if let Some(used) = used.into_iter().find(|used| !used.fits_in(self.node)) {
+                return Err(format!(
+                    "the VMs of a node need {used} in the beginning, it has {}",
+                    self.node
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn loads(&self, source: &Source, vm: u64) -> Capped<Demand> {
+        self.machine.capped(source.demand(self.machine.max, self.seed, vm, self.end))
+    }
+
+    /// As somebody would have made it who knows what it does at first.
+    fn begins_with(&self, loads: &Capped<Demand>) -> Size {
+        loads.clone().next().map_or(self.machine.min, |first| {
+            let memory = self.machine.memory_for(first.memory.times(5, 4));
+            Size::new(self.machine.cpu_for(first.cpu.times_up(5, 4)), memory)
+        })
     }
 
     /// Runs VMs with these demands and numbers, on the calling thread.
@@ -158,17 +209,10 @@ impl Fleet {
         let Machine { min, max, slot, .. } = self.machine;
         let limits = Limits { min, max, slot };
         for (index, (source, vm)) in sources.enumerate() {
-            let demand = source.demand(max, self.seed, vm, self.end);
-            let loads = self.machine.capped(demand);
-            // As somebody would have made it who knows what it does at first.
-            let first = loads.clone().next();
-            let size = first.map_or(min, |first| {
-                let memory = self.machine.memory_for(first.memory.times(5, 4));
-                Size::new(self.machine.cpu_for(first.cpu.times_up(5, 4)), memory)
-            });
-            let loads = Box::new(loads);
+            let loads = self.loads(source, vm);
+            let size = self.begins_with(&loads);
             let node = u32::try_from(index % nodes).unwrap_or_default();
-            world.add_running(limits, size, node, loads);
+            world.add_running(limits, size, node, Box::new(loads));
         }
         world.begin();
         world.run(self.end);
@@ -179,6 +223,11 @@ impl Fleet {
             violation: world.violation().map(|it| format!("rule {}: {}", it.rule, it.text)),
         }
     }
+}
+
+/// What a thread has done; where it panicked, so does this one: a part of the VMs would pass for all of them.
+pub(crate) fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// A node on which nobody is ever short.

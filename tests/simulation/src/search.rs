@@ -132,6 +132,12 @@ fn world(run: &Run) -> World {
     world
 }
 
+/// How many faults a seed's plan has.
+#[must_use]
+pub fn planned(run: &Run) -> usize {
+    world(&Run { only: None, ..run.clone() }).faults().len()
+}
+
 /// Runs a seed.
 #[must_use]
 pub fn search(run: &Run) -> Found {

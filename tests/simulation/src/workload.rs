@@ -47,6 +47,9 @@ pub struct Group {
     pub weight: u32,
 }
 
+/// The largest weight of a workload in a mixed fleet.
+const MOST_WEIGHT: u32 = 10_000;
+
 /// Why a name is no workload.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkloadProblem {
@@ -57,7 +60,7 @@ pub enum WorkloadProblem {
         text: String,
     },
     /// The weight is no number.
-    #[error("the weight in {0:?} is no whole number above 0")]
+    #[error("the weight in {0:?} is no whole number from 1 to {MOST_WEIGHT}")]
     Weight(String),
     /// A file is wrong.
     #[error(transparent)]
@@ -81,7 +84,7 @@ pub fn parse(text: &str) -> Result<Vec<Group>, WorkloadProblem> {
 
 fn part(text: &str) -> Result<Group, WorkloadProblem> {
     let (name, weight) = text.split_once('=').unwrap_or((text, "1"));
-    let weight = weight.trim().parse().ok().filter(|weight| *weight > 0);
+    let weight = weight.trim().parse().ok().filter(|weight| (1..=MOST_WEIGHT).contains(weight));
     let weight = weight.ok_or_else(|| WorkloadProblem::Weight(text.to_owned()))?;
     let archetype = Archetype::from_str(name.trim());
     let archetype = archetype.map_err(|_| WorkloadProblem::Unknown { text: name.to_owned() })?;
@@ -116,7 +119,12 @@ mod tests {
         let seen: Vec<_> = groups.iter().map(|group| (group.name.as_str(), group.weight)).collect();
         assert_eq!(seen, [("idle", 99), ("diurnal", 1)]);
         assert_eq!(parse("all").unwrap().len(), Archetype::all().len());
-        for (wrong, says) in [("idle=0", "weight"), ("idle=x", "weight"), ("bogus", "neither")] {
+        for (wrong, says) in [
+            ("idle=0", "from 1 to 10000"),
+            ("idle=x", "weight"),
+            ("idle=4000000000", "from 1 to 10000"),
+            ("bogus", "neither"),
+        ] {
             let problem = parse(wrong).unwrap_err().to_string();
             assert!(problem.contains(says), "{problem}");
         }

@@ -14,11 +14,11 @@ fn found(bug: Bug, family: Family, first: u64) -> Option<(u64, u8)> {
 
 /// With every kind of fault a bug that shows with it, and the seed from which on to look: below it there is nothing, so that
 /// looking again would only take time. Without the bug, seeds are clean: `no_rule_is_broken`.
-const KINDS: [(Family, Bug, u64); 19] = [
+const KINDS: [(Family, Bug, u64); 20] = [
     (Family::Drop, Bug::OperatorKillsUnreachable, 0),
     (Family::Delay, Bug::RunnerTakesOldOrders, 0),
     (Family::Duplicate, Bug::RunnerTakesOldOrders, 0),
-    (Family::Reorder, Bug::RunnerTakesOldOrders, 30),
+    (Family::Reorder, Bug::RunnerTakesOldOrders, 0),
     (Family::Cut, Bug::OperatorKillsUnreachable, 0),
     (Family::ApiDown, Bug::AgentTrustsPatches, 0),
     (Family::Crash, Bug::ExtenderKeepsEpoch, 0),
@@ -32,25 +32,34 @@ const KINDS: [(Family, Bug, u64); 19] = [
     (Family::Lying, Bug::AgentBelievesGuest, 0),
     (Family::Flooding, Bug::AgentBelievesGuest, 0),
     (Family::NodeLoss, Bug::OperatorIgnoresPodEnds, 0),
+    (Family::NodeCut, Bug::OperatorAllowsTwoPods, 0),
     (Family::Clock, Bug::AgentIgnoresNewest, 0),
     (Family::Skew, Bug::AgentShutsOutOldGuests, 0),
 ];
 
 /// Bugs by the rule that they break first.
-const RULES: [(u8, Bug); 13] = [
+const RULES: [(u8, Bug); 21] = [
     (1, Bug::ExtenderBelievesOrders),
+    (1, Bug::ExtenderShrinksEarly),
     (2, Bug::RunnerIgnoresVeto),
+    (2, Bug::RunnerActsLongAfterConsent),
     (2, Bug::AgentForgetsVeto),
-    (3, Bug::ExtenderKeepsEpoch),
+    (3, Bug::ExtenderRepeatsNumbers),
     (4, Bug::AgentIgnoresMinimum),
     (5, Bug::RunnerTakesOldOrders),
     (5, Bug::OperatorIgnoresGate),
+    (5, Bug::OperatorRepeatsNumbers),
     (6, Bug::OperatorForgetsPods),
+    (6, Bug::OperatorAllowsTwoPods),
     (7, Bug::ExtenderDropsRequests),
     (8, Bug::OperatorKillsUnreachable),
+    (8, Bug::RunnerEndsWhenOrdersAreStale),
     (9, Bug::OperatorForgetsRunners),
     (9, Bug::ExtenderKeepsLeases),
+    (9, Bug::ExtenderGrantsNothing),
+    (9, Bug::GuestOverlooksMemory),
     (10, Bug::AgentIgnoresMaximum),
+    (10, Bug::AgentBelievesGuest),
 ];
 
 #[test]
@@ -89,14 +98,12 @@ fn no_rule_is_broken() {
     }
 }
 
-/// Seeds at which the search itself was wrong: users wrote sizes while all was to come to rest; what was never approved
-/// counted as taken. What it has found in the brains is tested with each of them.
+/// A seed at which the search itself was wrong: a write that came late was answered to one who had given it up. What it has found
+/// in the brains is tested with each of them.
 #[test]
 fn what_was_no_fault_is_none() {
-    for (seed, only) in [(229, vec![4]), (1239, vec![0, 1, 3])] {
-        let run = Run { seed, only: Some(only), ..Run::default() };
-        assert_eq!(search(&run).violation, None, "seed {seed}");
-    }
+    let run = Run { seed: 27, only: Some(vec![2]), ..Run::default() };
+    assert_eq!(search(&run).violation, None);
 }
 
 /// No bug is there that nothing has found.

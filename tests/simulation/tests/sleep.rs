@@ -5,11 +5,11 @@
 use std::time::Duration;
 
 use guest_units::{Bytes, Moment, Size};
-use host_scaling::{Limits, Policy};
+use host_scaling::Limits;
 use scheduler_ledger::Amount;
 use tests_simulation::demand::{Archetype, Demand};
 use tests_simulation::fleet::{Doze, Settings, World};
-use tests_simulation::run::machine;
+use tests_simulation::run::{Brain, machine};
 
 const HOURS: u64 = 3;
 struct Seen {
@@ -20,13 +20,13 @@ struct Seen {
     gib_hours: f64,
 }
 
-fn run(archetype: Archetype, seed: u64, sleep: bool, phase: u64) -> Seen {
+fn run(brain: Brain, archetype: Archetype, seed: u64, sleep: bool, phase: u64) -> Seen {
     let settings = Settings {
         seed: phase,
-        policy: Policy::default(),
+        policy: brain.policy(),
         doze: if sleep { Doze::Exact } else { Doze::Never },
         sleep,
-        detector: false,
+        detector: brain == Brain::Reference,
         measure: true,
         checks: false,
         trace: Some(0),
@@ -69,15 +69,24 @@ fn apart(one: &Seen, other: &Seen) -> Duration {
 
 #[test]
 fn a_vm_that_sleeps_is_scaled_like_one_that_does_not() {
+    scaled_alike(Brain::Headroom);
+}
+
+#[test]
+fn so_is_one_with_the_detector() {
+    scaled_alike(Brain::Reference);
+}
+
+fn scaled_alike(brain: Brain) {
     // Share of the time with other sizes; kills more or less, a VM; share of the vCPU-hours and of the GiB-hours more or less.
     for archetype in Archetype::all() {
         let (mut slept, mut control) = ([0.0; 4], [0.0; 4]);
         let (mut awake_events, mut asleep_events) = (0, 0);
         let (mut awake_kills, mut asleep_kills) = (0, 0);
         for seed in 0..4 {
-            let awake = run(*archetype, seed, false, 1);
-            let other = run(*archetype, seed, false, 2);
-            let asleep = run(*archetype, seed, true, 3);
+            let awake = run(brain, *archetype, seed, false, 1);
+            let other = run(brain, *archetype, seed, false, 2);
+            let asleep = run(brain, *archetype, seed, true, 3);
             for (sums, it) in [(&mut slept, &asleep), (&mut control, &other)] {
                 let apart = apart(&awake, it).as_secs_f64() / (3600.0 * HOURS as f64);
                 let of = |one: f64, other: f64| (one - other).abs() / one;
@@ -94,7 +103,7 @@ fn a_vm_that_sleeps_is_scaled_like_one_that_does_not() {
             asleep_kills += asleep.kills;
         }
         eprintln!(
-            "{archetype}: {asleep_events} of {awake_events} events, {slept:.4?}, control {control:.4?}"
+            "{brain:?} {archetype}: {asleep_events} of {awake_events} events, {slept:.4?}, control {control:.4?}"
         );
         eprintln!("  kills: {awake_kills} awake, {asleep_kills} asleep");
         // Whether a burst kills is chance: the sums may differ by three standard deviations.

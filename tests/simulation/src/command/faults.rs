@@ -5,11 +5,11 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use super::{Only, Seeds};
 use crate::fleet::{Bug, Family};
-use crate::search::{Run, explain, search};
+use crate::search::{Run, explain, planned, search};
 
 /// Arguments of `faults`.
 #[derive(Debug, Clone, clap::Args)]
@@ -28,6 +28,15 @@ pub struct Args {
     pub bug: Option<Bug>,
 }
 
+/// Every seed has the faults that are asked for.
+fn check_only(run: &Run) -> Result<()> {
+    let count = planned(run);
+    let wrong = run.only.iter().flatten().find(|fault| **fault >= count);
+    wrong.map_or(Ok(()), |wrong| {
+        bail!("--only {wrong}: the faults of seed {} are 0 to {}", run.seed, count - 1)
+    })
+}
+
 /// Shares the seeds among the cores; the first that breaks a rule, in their order, is told.
 ///
 /// # Errors
@@ -36,6 +45,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let Seeds { from, to } = args.seeds;
     let only = args.only.clone().map(|Only(only)| only);
     let like = Run { only, bug: args.bug, family: args.kind, ..Run::default() };
+    for seed in from..if like.only.is_some() { to } else { from } {
+        check_only(&Run { seed, ..like.clone() })?;
+    }
     let (next, worst) = (AtomicU64::new(from), AtomicU64::new(u64::MAX));
     let events = AtomicU64::new(0);
     let began = Instant::now();

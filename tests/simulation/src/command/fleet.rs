@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use guest_units::{Bytes, Moment};
 use scheduler_ledger::Amount;
 
-use super::{groups, span};
+use super::{MOST_CPUS, count, groups, hours, slot, span};
 use crate::quality::table;
 use crate::report::{Draft, Plan, Subject, page};
 use crate::run::{Brain, Fleet, Outcome, machine};
@@ -19,13 +19,13 @@ use crate::workload::Source;
 #[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// Nodes.
-    #[arg(long, default_value_t = 10)]
+    #[arg(long, default_value_t = 10, value_parser = count(1_000_000))]
     pub nodes: usize,
     /// VMs, spread evenly.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_parser = count(10_000_000))]
     pub vms: usize,
     /// So many hours.
-    #[arg(long, default_value_t = 24.0)]
+    #[arg(long, default_value_t = 24.0, value_parser = hours)]
     pub hours: f64,
     /// Of everything random.
     #[arg(long, default_value_t = 1)]
@@ -37,13 +37,13 @@ pub struct Args {
     #[arg(long, default_value = "all")]
     pub trace: String,
     /// Step of memory: `128Mi`, `1Gi`, or bytes.
-    #[arg(long, default_value = "128Mi")]
+    #[arg(long, default_value = "128Mi", value_parser = slot)]
     pub slot: Bytes,
     /// Largest VM, in CPUs; with 4 GiB each.
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=MOST_CPUS))]
     pub cpus: u32,
     /// CPUs of a node.
-    #[arg(long, default_value_t = 128)]
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     pub node_cpus: u64,
     /// Memory of a node.
     #[arg(long, default_value = "512Gi")]
@@ -76,8 +76,6 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let vms = || mix.iter().cycle().take(args.vms);
     let sources: Vec<&Source> = vms().map(|(_, source)| *source).collect();
-    // Before the run, which may be long.
-    let draft = args.report.as_deref().map(Draft::begin).transpose()?;
     let end = Moment(span(args.hours)?);
     let cpu_millis = args.node_cpus.saturating_mul(1000);
     let fleet = Fleet {
@@ -88,9 +86,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         seed: args.seed,
         end,
         sleep: !args.awake,
-        record: draft.as_ref().map(|_| Plan::new(end, args.vms)),
+        record: args.report.as_ref().map(|_| Plan::new(end, args.vms)),
         checks: args.check,
     };
+    if let Err(full) = fleet.fits(&sources) {
+        bail!("--node-cpus, --node-memory: {full}");
+    }
+    // Before the run, which may be long.
+    let draft = args.report.as_deref().map(Draft::begin).transpose()?;
     let began = Instant::now();
     let Outcome { quality, recording, events, violation } = fleet.run(&sources);
     let seconds = began.elapsed().as_secs_f64();

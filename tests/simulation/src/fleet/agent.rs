@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use guest_policy::Verdict;
 use guest_units::{Moment, Size};
-use host_scaling::{Action, Event, Scaler};
+use host_scaling::{Action, Event, Overview, Scaler};
 use scheduler_ledger::Seal;
 
 use super::bug::Bug;
@@ -33,16 +33,22 @@ pub(crate) struct Agent {
     patching: Option<u64>,
     talking: Option<u64>,
     approval: Option<(u64, Seal)>,
-    seen: VmObject,
+    /// The object as it was seen last.
+    pub(crate) seen: VmObject,
     pub(crate) connected: bool,
     wake: Option<Moment>,
     asked_at: Option<Moment>,
     /// It wants more than it is permitted.
     short: bool,
-    /// What it last asked for.
-    wanted: Size,
+    /// The first ask of that growth, and what was asked for.
+    first: Option<(u64, Size)>,
     /// Of a deliberate bug.
     shut_out: bool,
+}
+
+/// What is wanted fits into the permit: a growth is over, whether it was served or the wish fell.
+fn is_permitted(overview: &Overview) -> bool {
+    overview.permit.is_some_and(|permit| overview.desired.fits_in(permit))
 }
 
 impl World {
@@ -72,7 +78,7 @@ impl World {
         let first = WALL_MS + wall + self.nodes[node as usize].clock_ms;
         let policy = self.settings.policy;
         let first = u64::try_from(first).unwrap_or(1);
-        let mut limits = object.limits;
+        let mut limits = object.bounds;
         match self.bug {
             Some(Bug::AgentIgnoresMaximum) => limits.max = limits.max.saturating_add(limits.max),
             Some(Bug::AgentIgnoresMinimum) => limits.min.memory.0 /= 2,
@@ -93,9 +99,10 @@ impl World {
             wake: None,
             asked_at: None,
             short: false,
-            wanted: object.limits.min,
+            first: None,
             shut_out: false,
         }));
+        self.rouse(vm);
         self.act(vm);
         let soon = self.now + self.hop(Link::Vsock(node));
         self.queue.push(soon, Happening::Connect(vm));
@@ -109,10 +116,11 @@ impl World {
             return;
         }
         let before = std::mem::replace(&mut agent.seen, *object);
-        if before.limits != object.limits {
-            agent.scaler.handle(Event::Limits(object.limits), now);
+        if before.bounds != object.bounds {
+            agent.scaler.handle(Event::Limits(object.bounds), now);
         }
         agent.scaler.handle(Event::Vm(object.view()), now);
+        self.rouse(vm);
         self.act(vm);
     }
 
@@ -130,6 +138,9 @@ impl World {
         for _ in 0..64 {
             let Some(agent) = &mut self.vms[vm as usize].agent else { return };
             let actions = agent.scaler.next(now);
+            if agent.short && agent.scaler.overview(now).is_some_and(|it| is_permitted(&it)) {
+                (agent.short, agent.first) = (false, None);
+            }
             if actions.start.is_empty() {
                 if actions.wake_at != agent.wake {
                     agent.wake = actions.wake_at;
@@ -150,14 +161,11 @@ impl World {
     pub(crate) fn agent_wakes(&mut self, vm: VmId) {
         let now = self.now;
         let machine = &mut self.vms[vm as usize];
-        if machine.guest.asleep {
-            return;
-        }
-        if let Some(agent) = &mut machine.agent
-            && agent.wake == Some(now)
-        {
+        if let Some(agent) = machine.agent.as_mut().filter(|agent| agent.wake == Some(now)) {
             agent.wake = None;
-            self.act(vm);
+            if !machine.guest.asleep {
+                self.act(vm);
+            }
         }
     }
 
@@ -175,7 +183,9 @@ impl World {
                 let permit = agent.scaler.overview(now).and_then(|overview| overview.permit);
                 let grows = permit.is_some_and(|permit| !want.fits_in(permit));
                 let begins = grows && !std::mem::replace(&mut agent.short, grows);
-                agent.wanted = want;
+                if begins {
+                    agent.first = Some((generation, want));
+                }
                 let pod = agent.seen.pod.unwrap_or(pod);
                 let message =
                     Message::Permit { vm, life, pod, generation, want, least, echo: false };
@@ -219,8 +229,8 @@ impl World {
                     return;
                 }
                 agent.asking = None;
-                let served = agent.short && agent.wanted.fits_in(seal.size);
-                agent.short &= !served;
+                let first = agent.first.take_if(|(asked, _)| *asked == generation);
+                let served = first.is_some_and(|(_, want)| want.fits_in(seal.size));
                 let permit = seal.size;
                 agent.scaler.handle(Event::PermitAnswered { generation, permit, reason }, now);
                 if agent.scaler.permit_generation() == Some(generation) {
@@ -303,7 +313,6 @@ impl World {
                     let (life, node) = (agent.life, agent.node);
                     let pod = agent.seen.pod.unwrap_or_default();
                     let (generation, least) = (u64::MAX / 2, want);
-                    let least = least.min(agent.seen.limits.min);
                     let message =
                         Message::Permit { vm, life, pod, generation, want, least, echo: true };
                     self.send(Link::Permit(node), message);
@@ -429,6 +438,8 @@ impl World {
         machine.connection += 1;
         let Some(agent) = machine.agent.as_mut().filter(|agent| agent.connected) else { return };
         agent.connected = false;
+        self.rouse(vm);
+        let Some(agent) = &mut self.vms[vm as usize].agent else { return };
         agent.scaler.handle(Event::GuestLost, now);
         if let Some(generation) = agent.talking.take() {
             agent.scaler.handle(Event::GuestFailed { generation }, now);

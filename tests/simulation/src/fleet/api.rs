@@ -54,6 +54,7 @@ impl World {
         if let Some(node) = object.node {
             self.judge_node(node);
         }
+        self.judge_backing(pod);
     }
 
     /// Whoever watches and starts anew is told everything.
@@ -91,10 +92,13 @@ impl World {
                 self.send(link, answer);
             }
             Message::WriteStatus { vm, epoch, status } => {
-                let raced = self.faults.conflict() || epoch != self.operator.epoch;
+                let raced = self.faults.conflict();
                 if !raced {
-                    self.vms[vm as usize].object.take(&status);
-                    self.vms[vm as usize].status = status.clone();
+                    let machine = &mut self.vms[vm as usize];
+                    machine.object.take(&status);
+                    // What was overtaken counts no more, even if a status that comes late says otherwise.
+                    machine.seals.retain(|seal| Some(seal.place()) >= machine.object.obeyed);
+                    machine.status = status.clone();
                     self.vm_changed(vm);
                 }
                 let status = (!raced).then_some(status);
@@ -115,8 +119,8 @@ impl World {
                 self.delete_pod(pod);
                 self.send(link, Message::PodDeleted { vm, pod, epoch, done: true });
             }
-            Message::Resize { pod, life, version, epoch, number, requests } => {
-                let result = self.resize_pod(pod, version, epoch, requests);
+            Message::Resize { pod, life, version, number, requests } => {
+                let result = self.resize_pod(pod, version, requests);
                 self.send(link, Message::Resized { pod, life, number, result });
             }
             Message::Approve { vm, life, seal } => {
@@ -178,10 +182,7 @@ impl World {
         Message::Patched { vm, life, generation, seen }
     }
 
-    fn resize_pod(&mut self, pod: PodId, version: u64, epoch: u64, to: Amount) -> ResizeResult {
-        if epoch != self.extender.epoch || !self.extender.up {
-            return ResizeResult::NotHeld;
-        }
+    fn resize_pod(&mut self, pod: PodId, version: u64, to: Amount) -> ResizeResult {
         let now = self.now;
         let Some(object) = self.pods.get_mut(pod as usize).filter(|pod| !pod.gone) else {
             return ResizeResult::Refused;
@@ -239,6 +240,7 @@ impl World {
     pub(crate) fn stop_pod(&mut self, pod: PodId) {
         let Owner::Vm(vm) = self.pods[pod as usize].owner else { return };
         if self.vms[vm as usize].runner.as_ref().is_some_and(|runner| runner.pod == pod) {
+            self.judge_end(vm, pod);
             self.vms[vm as usize].runner = None;
             self.disconnect(vm);
         }
@@ -275,7 +277,7 @@ impl World {
     /// Kubelet looks at a pod of its node.
     pub(crate) fn kubelet(&mut self, pod: PodId) {
         let object = self.pods[pod as usize];
-        let Some(node) = object.node.filter(|node| self.nodes[*node as usize].up) else { return };
+        let Some(node) = object.node.filter(|node| self.is_ready(*node)) else { return };
         if object.gone || object.failed {
             return;
         }
@@ -284,7 +286,7 @@ impl World {
         } else if object.allocated.is_none() {
             self.admit(pod, node, &object);
         } else if !object.ready && matches!(object.owner, Owner::Vm(_)) {
-            self.boot(pod, &object);
+            self.boot(pod, node, &object);
         } else if object.observed != object.generation || object.pending.is_some() {
             self.allocate(pod, node, &object);
         }
@@ -329,9 +331,10 @@ impl World {
     }
 
     /// The VM in the pod serves.
-    fn boot(&mut self, pod: PodId, object: &Pod) {
+    fn boot(&mut self, pod: PodId, node: NodeId, object: &Pod) {
         let Owner::Vm(vm) = object.owner else { return };
         self.judge_boot(vm, pod);
+        self.leave_behind(vm, node);
         let now = self.now;
         let size = self.vms[vm as usize].object.limits.min;
         debug_assert!(cost(size).fits_in(object.spec.max(object.held())));
@@ -341,6 +344,15 @@ impl World {
         self.pods[pod as usize].ready = true;
         self.pod_changed(pod);
         self.look_soon(vm);
+    }
+
+    /// A VM that has been started anew: who serves it where nobody hears of it serves it no more.
+    fn leave_behind(&mut self, vm: VmId, node: NodeId) {
+        if self.vms[vm as usize].runner.is_some() {
+            self.disconnect(vm);
+            let agent = &mut self.vms[vm as usize].agent;
+            *agent = agent.take().filter(|agent| agent.node == node);
+        }
     }
 
     /// Kubelet acts on the newest spec.
@@ -369,18 +381,32 @@ impl World {
         self.nodes[node as usize].up = false;
         self.agent_dies(node);
         for pod in self.nodes[node as usize].pods.clone() {
+            self.may_end(pod);
             self.stop_pod(pod);
+        }
+    }
+
+    /// Its kubelet is heard of.
+    pub(crate) fn is_ready(&self, node: NodeId) -> bool {
+        self.nodes[node as usize].up && !self.faults.is_cut_off(node)
+    }
+
+    /// A node is no longer cut off: its kubelet sees to what has become of its pods meanwhile.
+    pub(crate) fn node_is_back(&mut self, node: NodeId) {
+        for pod in self.nodes[node as usize].pods.clone() {
+            self.kubelet_looks_at(pod);
         }
     }
 
     /// Nobody has heard of the node for too long.
     pub(crate) fn evict(&mut self, node: NodeId) {
-        if self.nodes[node as usize].up {
+        if self.is_ready(node) {
             return;
         }
         let now = self.now;
         for pod in self.nodes[node as usize].pods.clone() {
             if self.pods[pod as usize].terminating_since.is_none() {
+                self.may_end(pod);
                 self.pods[pod as usize].terminating_since = Some(now);
                 self.pod_changed(pod);
             }

@@ -21,6 +21,10 @@ pub enum Bug {
     ExtenderDropsRequests,
     /// The extender does not hear that a pod waits for room, and leases do not give way to it.
     ExtenderKeepsLeases,
+    /// The extender grants nobody more than is approved already.
+    ExtenderGrantsNothing,
+    /// The guest's policy does not see memory that the workload holds.
+    GuestOverlooksMemory,
     /// The operator deletes the pod of a VM whose runner it cannot reach.
     OperatorKillsUnreachable,
     /// An agent lets a guest's word through unbounded and unlimited.
@@ -49,4 +53,16 @@ pub enum Bug {
     OperatorIgnoresPodEnds,
     /// A new operator does not know of the pods of the one before.
     OperatorForgetsPods,
+    /// The operator does not wait until the old pod is gone where it has to.
+    OperatorAllowsTwoPods,
+    /// The operator gives two orders the same number.
+    OperatorRepeatsNumbers,
+    /// The extender gives two approvals the same number.
+    ExtenderRepeatsNumbers,
+    /// The extender takes back what the spec no longer asks for, before it is unplugged.
+    ExtenderShrinksEarly,
+    /// The runner takes memory long after the guest has agreed.
+    RunnerActsLongAfterConsent,
+    /// A runner ends, and QEMU with it, when it is sent an order that is too old.
+    RunnerEndsWhenOrdersAreStale,
 }

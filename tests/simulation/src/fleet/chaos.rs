@@ -9,7 +9,7 @@ use scheduler_ledger::Amount;
 
 use super::fault::{Extent, Family, Fault, Kind, plan};
 use super::guest::Manner;
-use super::message::{Happening, Part};
+use super::message::{Happening, Link, Part, Watcher};
 use super::object::{NodeId, Owner, PodId, VmId};
 use super::runner::Trouble;
 use super::world::{Machine, World};
@@ -95,6 +95,10 @@ impl World {
             Kind::Crash(part) if begins => self.crash_for(part, lasts),
             Kind::CrashAt(part, way) => self.faults.trap = begins.then_some((way, part)),
             Kind::NodeLoss(node) if begins => self.crash_for(Part::Node(node), lasts),
+            Kind::NodeCut(node) if begins => {
+                self.queue.push(self.now + EVICT_AFTER, Happening::Evict(node));
+            }
+            Kind::NodeCut(node) => self.node_is_back(node),
             Kind::StaleWatch(watcher) if begins => {
                 self.watches.entry(watcher).or_default().stalled = at + lasts;
             }
@@ -131,13 +135,14 @@ impl World {
         let manner = if begins { manner } else { Manner::Honest };
         self.vms[vm as usize].guest.manner = manner;
         self.vms[vm as usize].guest.changed(self.now);
+        self.rouse(vm);
         self.look_soon(vm);
     }
 
     /// A part dies, and starts again as soon as such a part does.
     pub(crate) fn crash(&mut self, part: Part) {
-        let soon = self.events % 3000;
-        self.crash_for(part, Duration::from_millis(soon));
+        let soon = self.faults.millis(0..3_000);
+        self.crash_for(part, soon);
     }
 
     fn crash_for(&mut self, part: Part, lasts: Duration) {
@@ -168,6 +173,7 @@ impl World {
             }
             Part::Runner(vm) => {
                 if let Some(pod) = self.vms[vm as usize].runner.as_ref().map(|runner| runner.pod) {
+                    self.may_end(pod);
                     self.pod_fails(pod);
                 }
                 return;
@@ -191,7 +197,7 @@ impl World {
             Part::Agent(node) => {
                 let at = &self.nodes[node as usize];
                 if at.up && !at.agent_up {
-                    self.agent_starts(node);
+                    self.when_reached(part, |world| world.agent_starts(node));
                 }
             }
             Part::Operator => self.operator_starts(),
@@ -204,15 +210,24 @@ impl World {
                 self.look_soon(vm);
             }
             Part::Runner(_) => {}
-            Part::Node(node) => self.node_starts(node),
+            Part::Node(node) => self.when_reached(part, |world| world.node_starts(node)),
             Part::AgentWatch(_) | Part::OperatorWatch | Part::ExtenderWatch => {
                 self.watch_again(part);
             }
         }
     }
 
+    /// What starts on a node needs the API server, and tries again until it reaches it.
+    fn when_reached(&mut self, part: Part, start: impl FnOnce(&mut Self)) {
+        let (Part::Agent(node) | Part::Node(node)) = part else { return };
+        if self.faults.cut(Link::Watch(Watcher::Agent(node))) {
+            self.queue.push(self.now + Duration::from_secs(1), Happening::Restart(part));
+        } else {
+            start(self);
+        }
+    }
+
     fn watch_again(&mut self, part: Part) {
-        use super::message::{Link, Watcher};
         let watcher = match part {
             Part::AgentWatch(node) => Watcher::Agent(node),
             Part::OperatorWatch => Watcher::Operator,
@@ -248,6 +263,25 @@ impl World {
         self.vm_changed(vm);
     }
 
+    /// Somebody sets other bounds for the agent in the annotation of a VM, or takes them away.
+    fn bound(&mut self) {
+        let vm = self.churn.random_range(0..self.vm_count());
+        let Limits { min, max, slot } = self.vms[vm as usize].object.limits;
+        let slots = (max.memory.0 - min.memory.0) / slot.0;
+        let mut end = |low: Size| {
+            let below = low.memory.0.saturating_sub(min.memory.0) / slot.0;
+            let memory = min.memory.0 + slot.0 * self.churn.random_range(below..=slots);
+            let cpu = self.churn.random_range(low.cpu.0..=max.cpu.0);
+            Size::new(MilliCpu(cpu), Bytes(memory))
+        };
+        let lowest = end(min).min(Size::new(MilliCpu(1000), Bytes::from_gib(2)));
+        let bounds = Limits { min: lowest, max: end(lowest), slot };
+        let bounded = self.churn.random_bool(0.6);
+        let object = &mut self.vms[vm as usize].object;
+        object.bounds = if bounded { bounds } else { object.limits };
+        self.vm_changed(vm);
+    }
+
     /// Ordinary pods come and go; now and then the spec of a VM is edited.
     pub(crate) fn churn(&mut self) {
         let pause = self.churn.random_range(2_000..60_000);
@@ -257,6 +291,10 @@ impl World {
         }
         if self.churn.random_bool(0.2) {
             self.edit();
+            return;
+        }
+        if self.churn.random_bool(0.1) {
+            self.bound();
             return;
         }
         let node = self.churn.random_range(0..self.node_count());
@@ -277,10 +315,10 @@ impl World {
             memory_bytes: self.churn.random_range(64..3_072) << 20,
         };
         let room = self.nodes[node as usize].allocatable;
-        let up = self.nodes[node as usize].up;
+        let ready = self.is_ready(node);
         let pod = self.new_pod(Owner::Nobody, requests);
         self.pods[pod as usize].created = true;
-        if up && (self.counted_late(node) + requests).fits_in(room) {
+        if ready && (self.counted_late(node) + requests).fits_in(room) {
             self.bind_ordinary(pod, node);
         } else {
             self.pod_changed(pod);

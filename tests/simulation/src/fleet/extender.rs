@@ -12,14 +12,15 @@ use scheduler_protocol::ObjectRef;
 use super::bug::Bug;
 use super::message::{Happening, Link, Message, Watcher};
 use super::object::{
-    NAMESPACE, NodeId, Owner, Pod, PodId, VmId, VmObject, node_name, number, pod_name, vm_name,
+    NAMESPACE, NodeId, Owner, Pod, PodId, VmId, VmObject, cost, node_name, number, pod_name,
+    vm_name,
 };
 use super::world::World;
 
 /// kube-scheduler tries a pod again after so long.
 const SCHEDULE_AGAIN: Duration = Duration::from_secs(1);
 /// A request is answered within [`Settings::hold`] and [`Settings::resize_limit`], and some time to do it in.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(4);
+pub(crate) const ANSWERED_WITHIN: Duration = Duration::from_secs(4);
 
 /// A request that is open.
 #[derive(Debug, Clone, Copy)]
@@ -100,6 +101,14 @@ impl World {
     }
 
     pub(crate) fn extender_sees(&mut self, vm: VmId, object: &VmObject) {
+        if self.bug == Some(Bug::ExtenderShrinksEarly)
+            && let (Some(pod), Some(plugged)) = (object.pod, object.plugged)
+            && !plugged.fits_in(object.spec)
+        {
+            let (life, requests) = (u32::MAX, cost(object.spec));
+            let message = Message::Resize { pod, life, version: 0, number: 0, requests };
+            self.send(Link::ExtenderApi, message);
+        }
         self.tell_ledger(Event::Vm(object.facts(vm)));
     }
 
@@ -157,17 +166,21 @@ impl World {
         self.broken(7, 0, "the ledger starts actions without end".to_owned());
     }
 
-    fn do_for_ledger(&mut self, action: Action, why: Why) {
+    fn do_for_ledger(&mut self, mut action: Action, why: Why) {
         let life = self.extender.life;
+        if self.bug == Some(Bug::ExtenderRepeatsNumbers)
+            && let Action::Answer { answer: Answer::Permit { seal, .. }, .. } = &mut action
+        {
+            seal.generation /= 2;
+        }
         match action {
             Action::Answer { ticket, answer } => self.answer(ticket, answer, why),
-            Action::Resize { pod, version, epoch, number: order, requests } => {
+            Action::Resize { pod, version, number: order, requests, .. } => {
                 let Some(pod) = number(&pod.uid) else { return };
                 if let Owner::Vm(vm) = self.pods[pod as usize].owner {
                     self.vms[vm as usize].permits.pod_resizes += 1;
                 }
-                let message =
-                    Message::Resize { pod, life, version, epoch, number: order, requests };
+                let message = Message::Resize { pod, life, version, number: order, requests };
                 self.send(Link::ExtenderApi, message);
             }
             Action::Approve { vm, seal } => {
@@ -219,7 +232,7 @@ impl World {
             self.queue.push(at, Happening::Deliver(link, Box::new(failed)));
             return;
         }
-        self.judge_wish(vm, want, least);
+        self.judge_wish(vm, want);
         self.extender.tickets += 1;
         let ticket = self.extender.tickets;
         let drops = self.bug == Some(Bug::ExtenderDropsRequests) && !self.extender.open.is_empty();
@@ -229,6 +242,8 @@ impl World {
             return;
         }
         let node = self.pods.get(pod as usize).and_then(|pod| pod.node);
+        let mean = self.bug == Some(Bug::ExtenderGrantsNothing);
+        let want = if mean { want.min(self.approved(vm)) } else { want };
         let asked = Asked {
             ticket: Ticket(ticket),
             caller_node: node.map(node_name).unwrap_or_default(),
@@ -314,7 +329,7 @@ impl World {
         };
         let fits = |node: &NodeId| {
             let at = &self.nodes[*node as usize];
-            at.up && (counted(*node) + object.spec).fits_in(at.allocatable)
+            self.is_ready(*node) && (counted(*node) + object.spec).fits_in(at.allocatable)
         };
         let nodes: Vec<NodeId> = (0..self.node_count()).filter(fits).collect();
         let Some(first) = nodes.first().copied() else {

@@ -41,6 +41,15 @@ const WAYS: [Way; 7] = [
 ];
 
 impl Link {
+    /// It leads to this node or away from it.
+    fn crosses(self, node: u32) -> bool {
+        match self {
+            Self::Permit(it) | Self::AgentApi(it) | Self::Runner(it) => it == node,
+            Self::Watch(watcher) => watcher == Watcher::Agent(node),
+            Self::Vsock(_) | Self::OperatorApi | Self::ExtenderApi => false,
+        }
+    }
+
     /// Its kind.
     #[must_use]
     pub fn way(self) -> Way {
@@ -93,6 +102,8 @@ pub enum Kind {
     Flooding(u32),
     /// A node loses its power.
     NodeLoss(u32),
+    /// A node is cut off from everything else, and goes on.
+    NodeCut(u32),
     /// The clock on a node's wall jumps, and its agent starts again.
     Clock(u32),
     /// A guest's monitor is replaced by one of the version before: it says less.
@@ -142,6 +153,7 @@ pub enum Family {
     Lying,
     Flooding,
     NodeLoss,
+    NodeCut,
     Clock,
     Skew,
 }
@@ -168,6 +180,7 @@ impl Kind {
             Self::Lying(_) => Family::Lying,
             Self::Flooding(_) => Family::Flooding,
             Self::NodeLoss(_) => Family::NodeLoss,
+            Self::NodeCut(_) => Family::NodeCut,
             Self::Clock(_) => Family::Clock,
             Self::Skew(_) => Family::Skew,
         }
@@ -206,7 +219,7 @@ impl Kind {
             4 => Link::OperatorApi,
             _ => Link::ExtenderApi,
         };
-        match random.random_range(0..23) {
+        match random.random_range(0..24) {
             0 | 1 => Self::Drop(way),
             2 => Self::Delay(way),
             3 => Self::Duplicate(way),
@@ -224,6 +237,7 @@ impl Kind {
             19 => Self::Lying(vm),
             20 => Self::Flooding(vm),
             21 => Self::NodeLoss(node),
+            22 => Self::NodeCut(node),
             _ if random.random_bool(0.5) => Self::Clock(node),
             _ => Self::Skew(vm),
         }
@@ -285,15 +299,21 @@ impl Faults {
             matches!(link.way(), Way::AgentApi | Way::OperatorApi | Way::ExtenderApi | Way::Watch);
         self.active.iter().any(|(_, kind)| match kind {
             Kind::Cut(cut) => *cut == link,
+            Kind::NodeCut(node) => link.crosses(*node),
             Kind::ApiDown => api,
             _ => false,
         })
     }
 
+    /// Nobody hears of the node, nor does it of anybody.
+    pub(crate) fn is_cut_off(&self, node: u32) -> bool {
+        self.active.iter().any(|(_, kind)| *kind == Kind::NodeCut(node))
+    }
+
     /// A write meets another version.
     pub(crate) fn conflict(&mut self) -> bool {
         let conflicts = self.active.iter().any(|(_, kind)| *kind == Kind::Conflict);
-        conflicts && self.draw(0..2) == 0
+        conflicts && self.either()
     }
 
     /// What becomes of a message.
@@ -325,7 +345,12 @@ impl Faults {
         Fate::Arrives
     }
 
-    fn millis(&mut self, range: std::ops::Range<u64>) -> Duration {
+    /// One of two, as likely as the other.
+    pub(crate) fn either(&mut self) -> bool {
+        self.draw(0..2) == 0
+    }
+
+    pub(crate) fn millis(&mut self, range: std::ops::Range<u64>) -> Duration {
         Duration::from_millis(self.draw(range))
     }
 }

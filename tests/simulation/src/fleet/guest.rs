@@ -54,6 +54,8 @@ struct LoadAverages {
     five: f64,
 }
 
+/// Between two polls of the reference's detector.
+const POLL: Duration = Duration::from_millis(100);
 /// The reference's host looks at the guest's system metrics this often.
 const SCRAPE: Duration = Duration::from_secs(5);
 
@@ -118,6 +120,12 @@ fn wakes(change: Moment) -> Moment {
         change.0.subsec_nanos().wrapping_add(u32::try_from(change.0.as_secs() % 3600).unwrap_or(0));
     let scattered = scattered.wrapping_mul(2_654_435_761) % 1_000_000_000;
     change.earlier(WAKES + Duration::from_nanos(scattered.into()))
+}
+
+/// The detector's first poll after a change, of those from `next` on: a doze does not move them.
+fn poll_after(next: Moment, change: Moment) -> Moment {
+    let polls = change.since(next).as_nanos().div_ceil(POLL.as_nanos());
+    next + POLL.saturating_mul(u32::try_from(polls).unwrap_or(u32::MAX))
 }
 
 /// The same but for rounding, and for memory that creeps.
@@ -198,6 +206,16 @@ pub(crate) struct Said {
     pub(crate) wake: Option<Moment>,
 }
 
+impl Said {
+    /// Of a deliberate bug.
+    pub(crate) fn overlook_memory(&mut self) {
+        self.ask = None;
+        if let Some(sample) = &mut self.sample {
+            sample.demand.memory = sample.demand.memory.min(KERNEL);
+        }
+    }
+}
+
 impl Guest {
     pub(crate) fn new(mut loads: Loads, size: Size, detector: bool) -> Self {
         let nothing = Load {
@@ -214,7 +232,7 @@ impl Guest {
             scraped_at: None,
             quality: None,
             tap: None,
-            held: Held::new(Touch::default()),
+            held: Held::running(Touch::default(), &load, for_workload(size.memory)),
             loads,
             load,
             next,
@@ -229,8 +247,6 @@ impl Guest {
             last: None,
             asleep: false,
         };
-        let Kills(_none_yet) = guest.held.available(for_workload(size.memory), Moment::ZERO);
-        let Kills(_none_yet) = guest.held.wish(&load, Moment::ZERO);
         guest.held_since = guest.held.at(Moment::ZERO);
         guest
     }
@@ -289,7 +305,7 @@ impl Guest {
         };
         quality.advance(now, &stretch);
         if let Some(tap) = &mut self.tap {
-            tap.advance(now, &stretch);
+            tap.advance(now, &stretch, quality.resizes());
         }
         self.held_since = self.held.at(now);
     }
@@ -426,9 +442,13 @@ impl Guest {
             let used = Size { cpu: self.load.cpu.min(self.size.cpu), memory: self.hard(now) };
             said.sample = Some(Sample { demand: used, used, system: Some(self.system(now)) });
         }
-        // The mean of samples that are all the same is the same: only the next scrape brings anything.
-        if doze != Doze::Never && self.steady(now) && said.ask.is_none() {
-            said.wake = self.scraped_at.map(|at| at + SCRAPE);
+        // The mean of samples that are all the same is the same: only the next scrape or the next change brings anything.
+        let same = self.steady(now) && self.held.per_second(now) == 0;
+        if doze != Doze::Never && same && said.ask.is_none() {
+            let next = said.wake.unwrap_or(now);
+            let change = self.changes_at(now).map(|change| poll_after(next, change));
+            let scrape = self.scraped_at.map(|at| at + SCRAPE);
+            said.wake = [change, scrape].into_iter().flatten().min();
         }
         said
     }
@@ -560,6 +580,7 @@ impl Guest {
     pub(crate) fn steady(&self, now: Moment) -> bool {
         now.since(self.steady_since) >= STEADY
             && self.load.cpu <= self.size.cpu
+            && !self.held.is_down()
             && self.held.per_second(now).unsigned_abs() <= 32 * CREEP.0
     }
 }

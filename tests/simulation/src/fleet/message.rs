@@ -218,7 +218,6 @@ pub(crate) enum Message {
         pod: PodId,
         life: u32,
         version: u64,
-        epoch: u64,
         number: u64,
         requests: Amount,
     },

@@ -37,7 +37,10 @@ pub(crate) fn number(name: &str) -> Option<u32> {
 /// A VirtualMachine, as far as anybody decides by it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct VmObject {
+    /// Of the spec: what the hypervisor is made for.
     pub(crate) limits: Limits,
+    /// Of the annotation, within those of the spec: what the agent may choose.
+    pub(crate) bounds: Limits,
     /// What the spec asks for.
     pub(crate) spec: Size,
     pub(crate) approved: Option<Seal>,
@@ -53,6 +56,7 @@ impl VmObject {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
             limits,
+            bounds: limits,
             spec: limits.min,
             approved: None,
             plugged: None,

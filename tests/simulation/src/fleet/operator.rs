@@ -12,6 +12,7 @@ use guest_units::{Bytes, Moment};
 use super::bug::Bug;
 use super::message::{Happening, Link, Message, Shown, Watcher};
 use super::object::{Owner, Pod, PodId, VmId, VmObject, cost, node_name, number, pod_name};
+use super::runner::Kind;
 use super::world::World;
 
 /// Between two attempts to reach a runner.
@@ -36,6 +37,12 @@ pub(crate) struct Life {
     /// The last total of memory that was ordered, and what a deliberate bug makes of it.
     ordered: Option<Bytes>,
     believed: Option<Bytes>,
+}
+
+/// Whether the operator waits with another pod of this VM until the old one is gone. It is one setting for all; here half of them
+/// have it.
+pub(crate) fn at_most_one_pod(vm: VmId) -> bool {
+    !vm.is_multiple_of(2)
 }
 
 fn desired(object: &VmObject, ungated: bool) -> Desired {
@@ -91,8 +98,11 @@ impl World {
                 revision: status.revision,
                 obeyed: status.obeyed,
             };
+            let at_most_one_pod =
+                at_most_one_pod(vm) && self.bug != Some(Bug::OperatorAllowsTwoPods);
+            let settings = Settings { at_most_one_pod };
             let life = Life {
-                vm: Vm::new(stored, Settings::default()),
+                vm: Vm::new(stored, settings),
                 seen: *object,
                 wake: None,
                 polled: None,
@@ -204,6 +214,9 @@ impl World {
                     (life.ordered, life.believed) = (Some(total), None);
                 }
                 let Some(pod) = life.vm.pod_name().and_then(number) else { return };
+                let repeats = self.bug == Some(Bug::OperatorRepeatsNumbers);
+                let generation = if repeats { generation / 2 } else { generation };
+                self.judge_sent(vm, Kind::of(what), (epoch, generation));
                 let link = Link::Runner(self.node_of(pod));
                 self.send(link, Message::Order { vm, pod, epoch, generation, what });
             }

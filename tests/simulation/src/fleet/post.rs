@@ -97,10 +97,8 @@ impl World {
                     self.fail(link, limit, failure);
                 }
                 // What nobody waits for any more may still arrive.
-                if matches!(message, Message::Resize { .. } | Message::Order { .. })
-                    && may_be_late
-                    && self.version.is_multiple_of(2)
-                {
+                let late = late(message).filter(|_| may_be_late);
+                if let Some(message) = late.filter(|_| self.faults.either()) {
                     self.fail(link, API_LIMIT.mul_f64(0.9), message);
                 }
             }
@@ -151,7 +149,7 @@ impl World {
             self.note(&format!("{link:?}: {message:?}"));
         }
         let trap = self.faults.trap.take_if(|(way, _)| *way == link.way()).map(|(_, part)| part);
-        let before = self.events.is_multiple_of(2);
+        let before = trap.is_some() && self.faults.either();
         if let Some(part) = trap.filter(|_| before) {
             self.crash(part);
         }
@@ -314,6 +312,18 @@ fn echo(message: &Message) -> Option<Message> {
         | Message::OrderEnded { .. }
         | Message::PermitAnswer { .. }
         | Message::StatusWritten { .. } => Some(message.clone()),
+        _ => None,
+    }
+}
+
+/// The same message, if it is one that may still be carried out when nobody waits for it any more.
+fn late(message: Message) -> Option<Message> {
+    match message {
+        Message::Resize { .. } | Message::Order { .. } => Some(message),
+        // Answers to it have no number of their own: this one's is for nobody.
+        Message::WriteStatus { vm, status, .. } => {
+            Some(Message::WriteStatus { vm, epoch: 0, status })
+        }
         _ => None,
     }
 }

@@ -6,22 +6,23 @@
 //! | 2 | no step takes what the guest uses; the agent writes no shrink that the guest did not agree to; no kill by a shrink |
 //! | 3 | the approvals of a VM are numbered upwards, across restarts, and no number has two sizes |
 //! | 4 | no growth above the maximum, nothing below the minimum |
-//! | 5 | no runner starts an order that is older than another one it has seen; no agent relies on an approval that was overtaken |
-//! | 6 | at most one hypervisor runs a VM (there are no migrations yet) |
+//! | 5 | the operator numbers its orders upwards; no runner starts an order that is older than another one it has seen; no agent relies on an approval that was overtaken |
+//! | 6 | at most one hypervisor runs a VM (there are no migrations yet), but where the end of the old pod was asked for and its operator does not wait for that |
 //! | 7 | each permit request and each of the agent's is over in time; no brain starts actions without end |
 //! | 8 | nobody deletes the pod of a VM that runs and is wanted; no pod ends but by a fault |
-//! | 9 | a minute after the last fault all sizes are as the brain wants them, or the reason why not is on record; an ordinary pod that would fit on a node without leases is placed |
+//! | 9 | a minute after the last fault all sizes are as the brain wants them and the workload needs them, or the reason why not is on record, and true ([`super::rest`]); an ordinary pod that would fit on a node without leases is placed |
 //! | 10 | no request, however much a guest wants, is above the bounds; a guest causes no more than so many requests |
 
 use std::time::Duration;
 
-use controller_lifecycle::{ConditionKind, Truth};
 use guest_units::{Bytes, Moment, Size};
-use host_scaling::{Action, Limits, Outcome};
+use host_scaling::{Action, Limits};
 use scheduler_ledger::{Amount, Seal};
 
 use super::guest::Manner;
-use super::object::{NodeId, PodId, VmId, cost, for_workload, node_name};
+use super::object::{NodeId, Owner, PodId, VmId, cost, for_workload, node_name};
+use super::operator::at_most_one_pod;
+use super::runner::Kind;
 use super::world::World;
 use crate::held::Kills;
 
@@ -57,6 +58,10 @@ pub(crate) struct Watched {
     open: Option<(u64, Moment)>,
     /// What the guest last agreed to, by a planned question.
     agreed: Option<(Bytes, Moment)>,
+    /// A fault ends this pod.
+    may_end: Option<PodId>,
+    /// The newest order of each resource that was sent.
+    sent: [(u64, u64); 2],
     requests: u32,
     requests_since: Moment,
 }
@@ -88,7 +93,7 @@ impl World {
     }
 
     fn plugged_in(&self, pod: PodId) -> Option<Size> {
-        let super::object::Owner::Vm(vm) = self.pods[pod as usize].owner else { return None };
+        let Owner::Vm(vm) = self.pods[pod as usize].owner else { return None };
         let runner = self.vms[vm as usize].runner.as_ref();
         runner.filter(|runner| runner.pod == pod).map(|runner| runner.size())
     }
@@ -107,6 +112,15 @@ impl World {
         }
         if let Some(node) = pod.node {
             self.judge_node(node);
+        }
+    }
+
+    /// What backs a pod has changed.
+    pub(crate) fn judge_backing(&mut self, pod: PodId) {
+        if let Owner::Vm(vm) = self.pods[pod as usize].owner
+            && self.plugged_in(pod).is_some()
+        {
+            self.judge_vm(vm);
         }
     }
 
@@ -142,7 +156,8 @@ impl World {
         }
         let now = self.now;
         let machine = &self.vms[vm as usize];
-        let Limits { min, max, .. } = machine.object.limits;
+        let seen = machine.agent.as_ref().map_or(&machine.object, |agent| &agent.seen);
+        let Limits { min, max, .. } = seen.bounds;
         match action {
             Action::AskGuest { .. } => self.vms[vm as usize].watched.agreed = None,
             Action::PatchVm { from, size, .. } => {
@@ -150,7 +165,9 @@ impl World {
                     self.broken(4, vm, format!("{size:?} is written, the maximum is {max:?}"));
                     return;
                 }
-                if !min.fits_in(size) {
+                // What is below it may have no room to grow.
+                let has = machine.runner.as_ref().map_or(from, |runner| runner.size());
+                if !min.min(from).min(has).fits_in(size) {
                     self.broken(4, vm, format!("{size:?} is written, the minimum is {min:?}"));
                     return;
                 }
@@ -179,9 +196,12 @@ impl World {
     }
 
     /// A wish as it arrives at the extender.
-    pub(crate) fn judge_wish(&mut self, vm: VmId, want: Size, least: Size) {
-        let max = self.vms[vm as usize].object.limits.max;
-        if !want.fits_in(max.max(least)) {
+    pub(crate) fn judge_wish(&mut self, vm: VmId, want: Size) {
+        let machine = &self.vms[vm as usize];
+        let max = machine.object.limits.max;
+        // What it has, it may ask for again.
+        let has = machine.runner.as_ref().map_or(max, |runner| runner.size());
+        if !want.fits_in(max.max(has).max(self.approved(vm))) {
             self.broken(10, vm, format!("{want:?} is asked for, the maximum is {max:?}"));
         }
         let now = self.now;
@@ -206,6 +226,16 @@ impl World {
         }
     }
 
+    /// The operator sends an order: their numbers go up, for that is what runners go by.
+    pub(crate) fn judge_sent(&mut self, vm: VmId, kind: Kind, age: (u64, u64)) {
+        let sent = &mut self.vms[vm as usize].watched.sent[kind.index()];
+        let before = std::mem::replace(sent, age);
+        if age <= before {
+            self.broken(5, vm, format!("order {age:?} is sent after {before:?}"));
+        }
+    }
+
+    /// A runner carries out an order. To refuse it is up to the model of the runner, so that this looks at the model alone.
     pub(crate) fn judge_order(&mut self, vm: VmId, age: (u64, u64), newest: (u64, u64)) {
         if age < newest {
             self.broken(5, vm, format!("order {age:?} is carried out after {newest:?}"));
@@ -257,11 +287,28 @@ impl World {
     /// A pod's VM boots.
     pub(crate) fn judge_boot(&mut self, vm: VmId, pod: PodId) {
         let other = self.vms[vm as usize].runner.as_ref().map(|runner| runner.pod);
+        // By default a VM may start elsewhere while nobody hears of the node of its old pod, whose end was asked for.
         let other = other.filter(|other| {
-            self.pods[*other as usize].terminating_since.is_none() && *other != pod
+            let asked = self.pods[*other as usize].terminating_since.is_some();
+            *other != pod && (at_most_one_pod(vm) || !asked)
         });
         if let Some(other) = other {
             self.broken(6, vm, format!("it runs in p{other} and boots in p{pod}"));
+        }
+    }
+
+    /// A fault ends this pod.
+    pub(crate) fn may_end(&mut self, pod: PodId) {
+        if let Owner::Vm(vm) = self.pods[pod as usize].owner {
+            self.vms[vm as usize].watched.may_end = Some(pod);
+        }
+    }
+
+    /// The VM in a pod stops.
+    pub(crate) fn judge_end(&mut self, vm: VmId, pod: PodId) {
+        let fault = self.vms[vm as usize].watched.may_end == Some(pod);
+        if !fault && self.pods[pod as usize].terminating_since.is_none() {
+            self.broken(8, vm, format!("p{pod} ends without any fault"));
         }
     }
 
@@ -282,8 +329,7 @@ impl World {
         let spec = self.pods[pod as usize].spec;
         let fits = |node: &NodeId| {
             let at = &self.nodes[*node as usize];
-            let needed: Amount = at.pods.iter().map(|pod| self.without_lease(*pod)).sum();
-            at.up && (needed + spec).fits_in(at.allocatable)
+            self.is_ready(*node) && (self.needed_on(*node) + spec).fits_in(at.allocatable)
         };
         let node = (0..self.node_count()).find(fits).filter(|_| calm);
         let now = self.now;
@@ -307,73 +353,22 @@ impl World {
             counted.saturating_sub(self.without_lease(**pod)).memory_bytes
         });
         match most.map(|pod| self.pods[*pod as usize].owner) {
-            Some(super::object::Owner::Vm(vm)) => vm,
+            Some(Owner::Vm(vm)) => vm,
             _ => 0,
         }
+    }
+
+    /// What is taken on a node and cannot be given back.
+    pub(super) fn needed_on(&self, node: NodeId) -> Amount {
+        self.nodes[node as usize].pods.iter().map(|pod| self.without_lease(*pod)).sum()
     }
 
     /// What a pod takes on its node that it cannot give back.
     fn without_lease(&self, pod: PodId) -> Amount {
         let object = &self.pods[pod as usize];
-        let super::object::Owner::Vm(vm) = object.owner else { return object.counted() };
+        let Owner::Vm(vm) = object.owner else { return object.counted() };
         let runner = self.vms[vm as usize].runner.as_ref().filter(|runner| runner.pod == pod);
         let Some(runner) = runner.filter(|_| object.ready) else { return object.counted() };
         cost(runner.may_reach().max(self.approved(vm))).min(object.counted())
-    }
-
-    /// Long after the last fault: all is as it should be, or says why not.
-    pub(crate) fn judge_rest(&mut self) {
-        self.judge_open();
-        for vm in 0..self.vm_count() {
-            if let Some(text) = self.unrest(vm) {
-                self.broken(9, vm, text);
-                return;
-            }
-        }
-    }
-
-    fn unrest(&self, vm: VmId) -> Option<String> {
-        let machine = &self.vms[vm as usize];
-        let Some(runner) = &machine.runner else {
-            let waits = machine.object.pod.is_some_and(|pod| self.extender.waiting.contains(&pod));
-            return (!waits).then(|| "it does not run, and waits for no node".to_owned());
-        };
-        let Some(agent) = &machine.agent else {
-            return Some("no agent serves it".to_owned());
-        };
-        let plugged = runner.size();
-        let Some(overview) = agent.scaler.overview(self.now) else {
-            return Some("its agent has not seen it".to_owned());
-        };
-        let max = machine.object.limits.max;
-        let served = machine.guest.load.cpu.min(max.cpu) <= plugged.cpu;
-        if (overview.desired == plugged && served) || self.reasoned(vm) {
-            return None;
-        }
-        if !served {
-            let wants = machine.guest.load.cpu;
-            let last = agent.scaler.decisions().last();
-            return Some(format!("the workload wants {wants}, {plugged:?} is plugged; {last:?}"));
-        }
-        let last = agent.scaler.decisions().last();
-        Some(format!("{:?} is desired, {plugged:?} is plugged; {last:?}", overview.desired))
-    }
-
-    /// Whether it is on record why the size is not as desired.
-    fn reasoned(&self, vm: VmId) -> bool {
-        let machine = &self.vms[vm as usize];
-        let decisions = machine.agent.as_ref().map(|agent| agent.scaler.decisions());
-        let decisions: Vec<_> = decisions.into_iter().flatten().collect();
-        let refused = decisions.iter().rev().take(2).any(|decision| {
-            matches!(
-                decision.outcome,
-                Outcome::Denied { .. } | Outcome::Partial { .. } | Outcome::Vetoed { .. }
-            )
-        });
-        let condition =
-            machine.status.conditions.iter().find(|it| it.kind == ConditionKind::Resized);
-        let explained =
-            condition.is_some_and(|it| it.truth == Truth::False && it.reason != "InProgress");
-        refused || explained
     }
 }

@@ -283,14 +283,21 @@ impl World {
     /// The guest's monitor looks at its counters.
     fn look(&mut self, vm: VmId, look: u32) {
         let now = self.now;
+        if self.vms[vm as usize].guest.look != look {
+            return;
+        }
         let machine = &mut self.vms[vm as usize];
         let guest = &mut machine.guest;
         let stopped = machine.runner.is_none() || !guest.monitor;
-        if guest.look != look || stopped || guest.manner == Manner::Silent {
+        if stopped || guest.manner == Manner::Silent {
+            self.rouse(vm);
             return;
         }
         guest.asleep = false;
-        let said = guest.look(self.settings.doze, now);
+        let mut said = guest.look(self.settings.doze, now);
+        if self.bug == Some(Bug::GuestOverlooksMemory) {
+            said.overlook_memory();
+        }
         let sample = said.sample.map(|sample| machine.pretend(sample, now));
         let ask = match machine.guest.manner {
             Manner::Lying(by) if by % 3 == 0 => {
@@ -316,6 +323,15 @@ impl World {
             wake = until;
         }
         self.look_at(vm, wake.max(now + TICK));
+    }
+
+    /// Who serves the VM looks at it again, now that it may behave otherwise. What it slept through, the agent's brain is
+    /// asked now.
+    pub(crate) fn rouse(&mut self, vm: VmId) {
+        if std::mem::take(&mut self.vms[vm as usize].guest.asleep) {
+            self.look_soon(vm);
+            self.act(vm);
+        }
     }
 
     fn look_at(&mut self, vm: VmId, at: Moment) {

@@ -1,7 +1,7 @@
 //! One resource of one VM: integrals, waits, changes of the size.
 
-use super::REVERSAL;
 use super::histogram::Waits;
+use super::{REVERSAL, STEP_OF_A_SHRINK};
 
 /// A stretch, seen by one resource: demand and use at its two ends.
 #[derive(Debug, Clone, Copy)]
@@ -151,10 +151,16 @@ impl Axis {
             return;
         }
         let change = Change { at: part.from, up: part.size > before };
-        let turned = self.change.replace(change).is_some_and(|last| {
+        let last = self.change.replace(change);
+        // Memory is taken step by step: that is one change.
+        let goes_on = !change.up
+            && last.is_some_and(|last| {
+                !last.up && u128::from(change.at - last.at) <= STEP_OF_A_SHRINK.as_nanos()
+            });
+        let turned = last.is_some_and(|last| {
             last.up != change.up && u128::from(change.at - last.at) <= REVERSAL.as_nanos()
         });
-        self.resizes = self.resizes.saturating_add(1);
+        self.resizes = self.resizes.saturating_add(u32::from(!goes_on));
         self.reversals = self.reversals.saturating_add(u32::from(turned));
     }
 }

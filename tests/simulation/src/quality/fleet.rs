@@ -244,7 +244,7 @@ pub struct FleetReport {
     pub gib_hours_ratio_to_oracle: Option<f64>,
     /// Scale-ups that policies asked for.
     pub scale_ups_wanted: u64,
-    /// Share of them that needed no move.
+    /// Share of them that the node had room for at once.
     pub in_place_share_of_scale_ups: Option<f64>,
     /// Share of the growths that were permitted without waiting for kubelet.
     pub at_once_share_of_growths: Option<f64>,

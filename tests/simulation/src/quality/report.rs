@@ -88,7 +88,7 @@ pub struct VmReport {
     pub vcpu_hours: f64,
     /// Memory of the size over time.
     pub gib_hours: f64,
-    /// Share of the scale-ups that needed no move.
+    /// Share of the scale-ups that the node had room for at once.
     pub in_place_share_of_scale_ups: Option<f64>,
 }
 

@@ -130,6 +130,16 @@ fn resizes_and_reversals() {
 }
 
 #[test]
+fn the_steps_of_one_shrink_are_one_resize() {
+    let mut quality = Quality::new(Moment::ZERO);
+    for (millis, gib) in [(1000, 4), (1030, 3), (2000, 2), (2030, 1), (2060, 2), (2090, 3)] {
+        quality.advance(Moment::from_millis(millis), &steady(0, 0, 1000, gib));
+    }
+    // To 2 GiB in two steps, to 1 GiB after a second, and up twice.
+    close(quality.report().memory.resizes_per_vm_hour, 4.0 / (2.09 / 3600.0));
+}
+
+#[test]
 fn kills_make_a_rate_only_when_there_are_some() {
     let mut quality = run(&[(3600, steady(0, 0, 250, 1))]);
     quality.killed(Kills(9));

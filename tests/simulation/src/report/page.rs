@@ -6,7 +6,7 @@ use super::charts;
 use super::recorder::{Recording, VmRecord};
 use super::style::STYLE;
 use super::svg::{escape, number};
-use crate::quality::{FleetAxisReport, FleetReport};
+use crate::quality::{BEYOND, FleetAxisReport, FleetReport};
 
 /// So many VMs are shown one by one.
 const SHOWN: usize = 3;
@@ -116,7 +116,7 @@ fn totals(report: &FleetReport) -> String {
         |rate| told(Some(rate), "per million VM-hours"),
     );
     row(&mut out, "OOM kills", &[report.oom_kills.to_string(), rate]);
-    let in_place = format!("{} without a move", percent(report.in_place_share_of_scale_ups));
+    let in_place = format!("{} with room at once", percent(report.in_place_share_of_scale_ups));
     row(&mut out, "Scale-ups", &[report.scale_ups_wanted.to_string(), in_place]);
     let at_once =
         format!("{} without waiting for kubelet", percent(report.at_once_share_of_growths));
@@ -133,7 +133,10 @@ fn resources(report: &FleetReport) -> String {
     let mut both = |name: &str, value: &dyn Fn(&FleetAxisReport) -> String| {
         row(&mut out, name, &[value(&report.cpu), value(&report.memory)]);
     };
-    let seconds = |millis: Option<u64>| told(millis.map(|millis| millis as f64 / 1000.0), "s");
+    let seconds = |millis: Option<u64>| match crate::quality::is_beyond(millis) {
+        true => BEYOND.to_owned(),
+        false => told(millis.map(|millis| millis as f64 / 1000.0), "s"),
+    };
     both("Time with too little", &|it| percent(it.short_share_of_time));
     both("What was missing then, of the demand", &|it| percent(it.short_depth_share_of_demand));
     both("Slack: not used, of the size", &|it| percent(it.slack_share_of_size));

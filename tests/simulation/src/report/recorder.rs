@@ -100,6 +100,7 @@ impl Recorder {
         Tap {
             now: nanos(now),
             size: None,
+            resizes: [0; 2],
             fleet: Rc::clone(&self.fleet),
             own: self.plan.alone(vm).then(record),
         }
@@ -123,13 +124,15 @@ impl Default for Buckets {
 pub(crate) struct Tap {
     now: u64,
     size: Option<Size>,
+    /// So many the quality has counted.
+    resizes: [u32; 2],
     fleet: Rc<RefCell<Buckets>>,
     own: Option<VmRecord>,
 }
 
 impl Tap {
-    /// From the last moment until `to` it was like this; the same as the quality is told.
-    pub(crate) fn advance(&mut self, to: Moment, stretch: &Stretch) {
+    /// From the last moment until `to` it was like this; the same as the quality is told, which has counted so many resizes.
+    pub(crate) fn advance(&mut self, to: Moment, stretch: &Stretch, resizes: [u32; 2]) {
         let (from, to) = (self.now, nanos(to));
         if to <= from {
             return;
@@ -139,9 +142,11 @@ impl Tap {
             cpu: before.cpu != stretch.size.cpu,
             memory: before.memory != stretch.size.memory,
         };
-        self.fleet.borrow_mut().advance(from, to, stretch, changes);
+        let counted = std::mem::replace(&mut self.resizes, resizes);
+        let counted = Changes { cpu: resizes[0] != counted[0], memory: resizes[1] != counted[1] };
+        self.fleet.borrow_mut().advance(from, to, stretch, counted);
         if let Some(own) = &mut self.own {
-            own.buckets.advance(from, to, stretch, changes);
+            own.buckets.advance(from, to, stretch, counted);
             own.closeup.advance(from, to, stretch, changes);
         }
         self.now = to;
