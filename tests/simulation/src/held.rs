@@ -307,8 +307,12 @@ mod tests {
             if self.up_at.is_some() {
                 return false;
             }
+            // It may rise to where it meets a wish that falls, and fall with it from there.
+            let begins = wish - slope * seconds;
+            let meets = ((begins - self.held) / (speed - slope).max(1.0)).clamp(0.0, seconds);
+            let peak = self.held + speed * meets;
             self.held = (self.held + speed * seconds).min(wish);
-            self.held > available
+            peak.max(self.held) > available
         }
     }
 
