@@ -307,12 +307,12 @@ mod tests {
             if self.up_at.is_some() {
                 return false;
             }
-            // It may rise to where it meets a wish that falls, and fall with it from there.
-            let begins = wish - slope * seconds;
-            let meets = ((begins - self.held) / (speed - slope).max(1.0)).clamp(0.0, seconds);
-            let peak = self.held + speed * meets;
+            // Where it meets a wish that falls it is at its highest: that may lie within the step.
+            let first = wish - slope * seconds;
+            let until = ((first - self.held) / (speed - slope)).clamp(0.0, seconds);
+            let peak = if slope < 0.0 { (self.held + speed * until).min(first) } else { 0.0 };
             self.held = (self.held + speed * seconds).min(wish);
-            peak.max(self.held) > available
+            self.held.max(peak) > available
         }
     }
 
@@ -334,6 +334,16 @@ mod tests {
             },
         );
         prop::collection::vec(step, 1..8)
+    }
+
+    #[test]
+    fn a_peak_between_two_milliseconds_kills() {
+        let mut held = Held::new(Touch::default());
+        let _none = held.available(Bytes(1_520_435_701), Moment::ZERO);
+        let falls = load(0, 4, 1_992_294_400, -1_330_000_000);
+        assert_eq!(held.wish(&falls, Moment::ZERO), Kills(0));
+        assert!(falls.memory_at(millis(355)) < Bytes(1_520_435_701));
+        assert_eq!(held.advance(millis(355)), Kills(1));
     }
 
     proptest! {

@@ -2,7 +2,7 @@
 //!
 //! | rule | what is checked, and when |
 //! |---|---|
-//! | 1 | a VM, and whatever it may still become by any approval that counts or any order under way, costs no more than kubelet has allocated to its pod; all pods of a node fit. After each change of a size, pod or approval |
+//! | 1 | a VM, and whatever it may still become by any approval that counts or any order under way, costs no more than kubelet has allocated to its pod; all pods of a node fit. After each change of a size, pod or approval; at rest the scheduler's books are what they are made of |
 //! | 2 | no step takes what the guest uses; the agent writes no shrink that the guest did not agree to; no kill by a shrink |
 //! | 3 | the approvals of a VM are numbered upwards, across restarts, and no number has two sizes |
 //! | 4 | no growth above the maximum, nothing below the minimum |
@@ -11,7 +11,7 @@
 //! | 7 | each permit request and each of the agent's is over in time; no brain starts actions without end |
 //! | 8 | nobody deletes the pod of a VM that runs and is wanted; no pod ends but by a fault |
 //! | 9 | a minute after the last fault all sizes are as the brain wants them and the workload needs them, or the reason why not is on record, and true ([`super::rest`]); an ordinary pod that would fit on a node without leases is placed |
-//! | 10 | no request, however much a guest wants, is above the bounds; a guest causes no more than so many requests |
+//! | 10 | no request, however much a guest wants, is above the maximum of the spec, or what is plugged or approved; a guest causes no more than so many requests |
 
 use std::time::Duration;
 
