@@ -5,7 +5,7 @@ use guest_units::Moment;
 use crate::amount::Amount;
 use crate::ledger::Ledger;
 use crate::slab::{NodeId, PodId, VmId};
-use crate::vm::grows;
+use crate::vm::{VmBook, grows};
 
 impl Ledger {
     /// Answers the new wish of a VM for which nothing has to be done, before anybody looks at its node. Says whether nothing
@@ -13,8 +13,12 @@ impl Ledger {
     /// the permit.
     pub(crate) fn served_at_once(&mut self, vm: VmId, now: Moment) -> bool {
         let Some((node, pod, needed)) = self.needs_nothing(vm) else { return false };
+        // What is leased depends on the promise, also where the requests do not.
+        let promise = self.book(vm).map(VmBook::promise);
         self.step_waiting(vm, node, now);
-        self.book(vm).is_some_and(|book| book.wish.is_none() && book.writing.is_none())
+        let ended = |book: &VmBook| book.wish.is_none() && book.writing.is_none();
+        self.book(vm).is_some_and(ended)
+            && self.book(vm).map(VmBook::promise) == promise
             && self.pods.get(pod).and_then(|pod| self.needed(pod)) == needed
     }
 

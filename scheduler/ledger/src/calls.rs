@@ -3,7 +3,7 @@
 //! ```text
 //! for each such pod and node:   called -- the node has room for it --> had room since
 //!                                 ^                                       | for `patience`, and the pod has not come
-//!                                 +------- after a rest, longer each time -+  (taints, affinity, volumes): rests
+//!                                 +---------- after a rest ----------------+  (taints, affinity, volumes): rests
 //! ```
 
 use std::collections::BTreeMap;
@@ -19,8 +19,8 @@ use crate::timers::Who;
 
 /// A rest is so many times as long as the patience, and twice as long after each further one in vain.
 const REST: u32 = 20;
-/// No more doublings than this.
-const DOUBLINGS: u32 = 6;
+/// No more doublings than this: what kept the pod away may have gone, and then leases are all that does.
+const DOUBLINGS: u32 = 3;
 
 /// A pod that waits for a node.
 #[derive(Debug, Clone)]
@@ -107,6 +107,14 @@ impl Ledger {
             if need.fits_in(self.free_or_leased(node)) {
                 self.touch_node(node);
             }
+        }
+    }
+
+    /// Whoever leads from now on has not seen what room there was.
+    pub(crate) fn forget_tries(&mut self) {
+        for (pod, call) in &mut self.calls {
+            call.tries.clear();
+            self.timers.set(Who::Call(*pod), &mut call.timer, None);
         }
     }
 

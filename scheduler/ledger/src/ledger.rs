@@ -143,6 +143,7 @@ impl Ledger {
         if epoch.is_none() {
             self.refuse_open_requests();
         }
+        self.forget_tries();
         self.touch_all();
     }
 

@@ -334,6 +334,36 @@ fn a_pod_that_does_not_come_keeps_no_lease_away_for_ever() {
 }
 
 #[test]
+fn room_that_a_ledger_did_not_see_as_leader_is_not_held_against_a_pod() {
+    let mut world = leased(node("n1", 8000, 64), &["a", "b", "c"]);
+    world.pod(waits("o", amount(3000, 0)));
+    calm(&mut world);
+    let given = world.ledger.dump().nodes["n1"].leased;
+    world.tell(Event::Leader(None));
+    world.pass(Duration::from_secs(40));
+    world.tell(Event::Leader(Some(1)));
+    calm(&mut world);
+    assert_eq!(world.ledger.dump().nodes["n1"].leased, given, "it is still expected");
+}
+
+#[test]
+fn a_growth_below_the_users_floor_uses_up_the_lease_all_the_same() {
+    let mut world = all_of_the_node(&[node("n1", 16_000, 64)]);
+    let mut facts = vm("a", size(3000, 2));
+    facts.floor = amount(4000, 0);
+    facts.visible = Some(Seal { epoch: 1, generation: 1, size: size(3000, 2) });
+    (facts.obeyed, facts.plugged) = (Some((1, 1)), Some(size(3000, 2)));
+    world.vm(facts);
+    world.pod(runner("a", Some("n1"), amount(4000, 2304)));
+    calm(&mut world);
+    let before = requests(&world, "a");
+    world.ask("a", 1, size(3900, 2), size(3000, 2));
+    let (orders, done) = calm(&mut world);
+    assert_eq!(permit(&done[0]).0, Outcome::Granted);
+    assert!(orders == 1 && before.fits_in(requests(&world, "a")), "{before}, {orders} orders");
+}
+
+#[test]
 fn a_pod_is_expected_on_each_node_that_has_room_or_could() {
     // Another node has room, and the pod does not go there: it may be one that only n1 is good for.
     let mut world = all_of_the_node(&[node("n1", 8000, 64), node("n2", 8000, 64)]);
