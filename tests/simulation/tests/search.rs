@@ -75,7 +75,7 @@ fn every_kind_of_fault_can_be_found_out() {
 #[test]
 fn every_rule_can_be_broken() {
     for (rule, bug) in RULES {
-        let seeds = (0..60).find(|seed| {
+        let seeds = (0..200).find(|seed| {
             let run = Run { seed: *seed, bug: Some(bug), ..Run::default() };
             search(&run).violation.is_some_and(|violation| violation.rule == rule)
         });

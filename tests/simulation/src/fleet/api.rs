@@ -278,11 +278,13 @@ impl World {
     pub(crate) fn kubelet(&mut self, pod: PodId) {
         let object = self.pods[pod as usize];
         let Some(node) = object.node.filter(|node| self.is_ready(*node)) else { return };
-        if object.gone || object.failed {
+        if object.gone {
             return;
         }
         if object.terminating_since.is_some() {
             self.forget_pod(pod);
+        } else if object.failed {
+            // It has ended, and nobody wants it gone yet.
         } else if object.allocated.is_none() {
             self.admit(pod, node, &object);
         } else if !object.ready && matches!(object.owner, Owner::Vm(_)) {
