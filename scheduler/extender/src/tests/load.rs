@@ -70,25 +70,25 @@ struct Items {
     items: Vec<Node>,
 }
 
-async fn naive_filter(core: Core, body: Body) -> Json<Value> {
+async fn whole(body: Body) -> (PodFacts, Vec<Node>, Vec<String>) {
     let body = to_bytes(body, usize::MAX).await.unwrap();
-    let WholeNodes { pod, nodes } = serde_json::from_slice(&body).unwrap();
-    let pod = crate::convert::pod(&pod).unwrap();
+    let WholeNodes { pod, nodes: Items { items } } = serde_json::from_slice(&body).unwrap();
     let name = |node: &Node| node.metadata.name.clone().unwrap_or_default();
-    let names: Vec<String> = nodes.items.iter().map(name).collect();
+    let names = items.iter().map(name).collect();
+    (crate::convert::pod(&pod).unwrap(), items, names)
+}
+
+async fn naive_filter(core: Core, body: Body) -> Json<Value> {
+    let (pod, nodes, names) = whole(body).await;
     let names = || names.iter().map(String::as_str);
     let short = core.read(|ledger| ledger.filter(&pod, names())).unwrap().unwrap().short;
-    let kept = nodes.items.into_iter().zip(short).filter(|(_, short)| short.is_none());
+    let kept = nodes.into_iter().zip(short).filter(|(_, short)| short.is_none());
     let kept: Vec<Node> = kept.map(|(node, _)| node).collect();
     Json(json!({"Nodes": {"items": kept}, "FailedNodes": {}}))
 }
 
 async fn naive_prioritize(core: Core, body: Body) -> Json<Value> {
-    let body = to_bytes(body, usize::MAX).await.unwrap();
-    let WholeNodes { pod, nodes } = serde_json::from_slice(&body).unwrap();
-    let pod = crate::convert::pod(&pod).unwrap();
-    let name = |node: &Node| node.metadata.name.clone().unwrap_or_default();
-    let names: Vec<String> = nodes.items.iter().map(name).collect();
+    let (pod, _, names) = whole(body).await;
     let scores =
         core.read(|ledger| ledger.prioritize(&pod, names.iter().map(String::as_str))).unwrap();
     let scored = names.iter().zip(scores);
