@@ -106,7 +106,9 @@ impl Space {
 
     /// Starts a command of the guest's shell as the database's user and does not wait for its end.
     pub(super) fn start_in_guest(&self, command: &str) -> Result<()> {
-        let quoted = format!("setsid sh -c \"{command}\" >/dev/null 2>&1 </dev/null &");
+        // `cat` takes the row: Postgres fails with a broken pipe where the shell ends before the row was written.
+        let quoted =
+            format!("cat >/dev/null; setsid sh -c \"{command}\" >/dev/null 2>&1 </dev/null &");
         self.sql(&format!("copy (select 1) to program '{quoted}'")).map(drop)
     }
 
