@@ -1,24 +1,42 @@
 //! Objects of Kubernetes, reduced to what the ledger needs.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+
 use controller_api::{VirtualMachine, annotations, names};
 use guest_units::MilliCpu;
 use kube::Resource as _;
 use scheduler_ledger::{
-    Amount, ContainerNeeds, InitNeeds, NodeFacts, Pending, PodFacts, PodKind, PodShape, Price,
-    RunnerFacts, VmFacts,
+    Amount, ContainerNeeds, Demands, InitNeeds, Label, NodeFacts, Pending, PodFacts, PodKind,
+    PodShape, Price, RunnerFacts, Taint, Toleration, VmFacts,
 };
 use scheduler_protocol::extender::{ContainerView, PodView, Quantities};
 use serde::Deserialize;
 
-use crate::objects::{self, Container, ContainerStatus, Node, Pod, PodStatus, Resources};
+use crate::objects::{self, Container, ContainerStatus, Node, Pod, PodSpec, PodStatus, Resources};
 use crate::quantity;
 use crate::sign::Signer;
 
 const SIDECAR: &str = "Always";
+/// Effect of a taint that keeps no pod away.
+const AVOIDED: &str = "PreferNoSchedule";
 
 pub(crate) fn node(node: &Node) -> Option<NodeFacts> {
     let allocatable = node.status.as_ref()?.allocatable?;
-    Some(NodeFacts { name: node.metadata.name.clone()?, allocatable: allocatable.amount() })
+    let labels = node.metadata.labels.iter().flatten();
+    let mut labels: Vec<Label> = labels.map(|(key, value)| Label::new(key, value)).collect();
+    labels.sort_unstable();
+    let taints = node.spec.iter().flat_map(|spec| &spec.taints);
+    let taints = taints.filter(|taint| taint.effect != AVOIDED).map(|taint| Taint {
+        key: taint.key.clone(),
+        value: taint.value.clone().unwrap_or_default(),
+        effect: taint.effect.clone(),
+    });
+    Some(NodeFacts {
+        name: node.metadata.name.clone()?,
+        allocatable: allocatable.amount(),
+        labels: labels.into(),
+        taints: taints.collect(),
+    })
 }
 
 pub(crate) fn pod(pod: &Pod) -> Option<PodFacts> {
@@ -45,7 +63,10 @@ pub(crate) fn pod(pod: &Pod) -> Option<PodFacts> {
         name: metadata.name.clone()?,
         node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         finished: matches!(phase, Some("Succeeded" | "Failed")),
-        unschedulable: status.is_some_and(unschedulable),
+        unplaced: status
+            .is_some_and(unschedulable)
+            .then(|| pod.spec.as_ref().map(|spec| Box::new(demands(pod, spec))))
+            .flatten(),
         version: metadata.resource_version.as_deref().and_then(|it| it.parse().ok()).unwrap_or(0),
         kind,
     })
@@ -58,6 +79,26 @@ fn unschedulable(status: &PodStatus) -> bool {
             && condition.status == "False"
             && condition.reason.as_deref() == Some("Unschedulable")
     })
+}
+
+/// What an unplaced pod demands of a node beside CPU and memory.
+fn demands(pod: &Pod, spec: &PodSpec) -> Demands {
+    let tolerations = spec.tolerations.iter().map(|it| Toleration {
+        key: it.key.clone().filter(|key| !key.is_empty()),
+        value: (it.operator.as_deref() != Some("Exists"))
+            .then(|| it.value.clone().unwrap_or_default()),
+        effect: it.effect.clone().filter(|effect| !effect.is_empty()),
+    });
+    let labels = spec.node_selector.iter().map(|(key, value)| Label::new(key, value));
+    let (labels, tolerations): (Vec<_>, Vec<_>) = (labels.collect(), tolerations.collect());
+    let mut class = DefaultHasher::new();
+    (&pod.metadata.namespace, &spec.scheduler_name, &labels, &tolerations).hash(&mut class);
+    (spec.affinity, spec.topology_spread_constraints, &spec.volumes).hash(&mut class);
+    for container in spec.containers.iter().chain(&spec.init_containers) {
+        let requests = container.resources.as_ref().and_then(|resources| resources.requests);
+        (requests.map(|requests| requests.others), &container.ports).hash(&mut class);
+    }
+    Demands { class: class.finish(), labels, tolerations }
 }
 
 /// Whether an owner is the VM that a pod runs: other groups may have a kind of the same name, and only one owner manages the pod.
@@ -209,7 +250,7 @@ pub(crate) fn pod_view(view: &PodView<'_>) -> PodFacts {
         name: metadata.name.clone().into_owned(),
         node: None,
         finished: false,
-        unschedulable: false,
+        unplaced: None,
         version: 0,
         kind,
     }
@@ -381,7 +422,11 @@ mod tests {
                 {"type": type_, "status": status, "reason": reason}
             ]});
             let object: Pod = serde_json::from_value(value).unwrap();
-            assert_eq!(pod(&object).unwrap().unschedulable, expected, "{type_} {status} {reason}");
+            assert_eq!(
+                pod(&object).unwrap().unplaced.is_some(),
+                expected,
+                "{type_} {status} {reason}"
+            );
         }
     }
 
@@ -417,5 +462,66 @@ mod tests {
         assert!(!vm(&object, "autoscale-scheduler", &signer).unwrap().autoscaled);
         object.spec.scheduler_name = Some("autoscale-scheduler".into());
         assert!(vm(&object, "autoscale-scheduler", &signer).unwrap().autoscaled);
+    }
+
+    #[test]
+    fn unplaced_pods_that_demand_the_same_are_of_one_class() {
+        let class = |edit: &dyn Fn(&mut serde_json::Value)| {
+            let mut value = json!({
+                "metadata": {"name": "p", "namespace": "d", "uid": "u"},
+                "spec": {
+                    "containers": [{"name": "c", "resources": {"requests": {"cpu": "1"}}}],
+                    "tolerations": [{"key": "gpu", "operator": "Exists", "effect": ""}],
+                    "nodeSelector": {"disk": "ssd"},
+                    "volumes": [{"name": "token", "projected": {"sources": []}}]
+                },
+                "status": {"conditions":
+                    [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]}
+            });
+            edit(&mut value);
+            let object: Pod = serde_json::from_str(&value.to_string()).unwrap();
+            *pod(&object).unwrap().unplaced.unwrap()
+        };
+        let all = class(&|_| ());
+        assert_eq!(all.labels, [Label::new("disk", "ssd")]);
+        let (key, value, effect) = (Some("gpu".to_owned()), None, None);
+        assert_eq!(all.tolerations, [Toleration { key, value, effect }]);
+        let same: [&dyn Fn(&mut serde_json::Value); 3] = [
+            &|it| it["metadata"]["uid"] = json!("u2"),
+            &|it| it["spec"]["containers"][0]["resources"]["requests"]["cpu"] = json!("7"),
+            &|it| it["spec"]["volumes"][0]["name"] = json!("token-2"),
+        ];
+        for edit in same {
+            assert_eq!(class(edit), all);
+        }
+        let other: [&dyn Fn(&mut serde_json::Value); 7] = [
+            &|it| it["metadata"]["namespace"] = json!("e"),
+            &|it| it["spec"]["nodeSelector"]["disk"] = json!("hdd"),
+            &|it| it["spec"]["affinity"] = json!({"nodeAffinity": {}}),
+            &|it| it["spec"]["schedulerName"] = json!("other"),
+            &|it| it["spec"]["containers"][0]["ports"] = json!([{"hostPort": 80}]),
+            &|it| it["spec"]["containers"][0]["resources"]["requests"]["gpu"] = json!("1"),
+            &|it| it["spec"]["volumes"][0]["persistentVolumeClaim"] = json!({"claimName": "data"}),
+        ];
+        for edit in other {
+            assert_ne!(class(edit).class, all.class);
+        }
+    }
+
+    #[test]
+    fn labels_and_taints_of_nodes_are_read() {
+        let value = json!({
+            "metadata": {"name": "n1", "labels": {"zone": "a", "disk": "ssd"}},
+            "spec": {"taints": [
+                {"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"},
+                {"key": "slow", "value": "yes", "effect": "PreferNoSchedule"}
+            ]},
+            "status": {"allocatable": {"cpu": "4", "memory": "8Gi"}}
+        });
+        let facts = node(&serde_json::from_str(&value.to_string()).unwrap()).unwrap();
+        assert!(facts.labels.contains(&Label::new("disk", "ssd")) && facts.labels.is_sorted());
+        let cordon = "node.kubernetes.io/unschedulable".to_owned();
+        let (value, effect) = (String::new(), "NoSchedule".to_owned());
+        assert_eq!(*facts.taints, [Taint { key: cordon, value, effect }]);
     }
 }

@@ -197,7 +197,10 @@ mod tests {
         let mut ledger = Ledger::new(Settings::default());
         let allocatable = Amount { cpu_millis: 1500, memory_bytes: 1 << 30 };
         let now = guest_units::Moment::ZERO;
-        ledger.handle(Event::Node(NodeFacts { name: "n1".into(), allocatable }), now);
+        ledger.handle(
+            Event::Node(NodeFacts { name: "n1".into(), allocatable, ..NodeFacts::default() }),
+            now,
+        );
         metrics.nodes(&ledger.dump(), 0.9);
         let text = |registry: &Registry| {
             let mut text = String::new();

@@ -3,12 +3,15 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 
 use controller_api::{VirtualMachine, VirtualMachineSpec, VirtualMachineStatus};
 use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use kube::Resource;
 use scheduler_ledger::Amount;
+use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -19,7 +22,21 @@ use crate::quantity;
 pub(crate) struct Node {
     #[serde(deserialize_with = "identity")]
     pub(crate) metadata: ObjectMeta,
+    pub(crate) spec: Option<NodeSpec>,
     pub(crate) status: Option<NodeStatus>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct NodeSpec {
+    #[serde(default)]
+    pub(crate) taints: Vec<Taint>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Taint {
+    pub(crate) key: String,
+    pub(crate) value: Option<String>,
+    pub(crate) effect: String,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -46,6 +63,39 @@ pub(crate) struct PodSpec {
     pub(crate) init_containers: Vec<Container>,
     pub(crate) overhead: Option<Quantities>,
     pub(crate) resources: Option<Resources>,
+    pub(crate) scheduler_name: Option<String>,
+    #[serde(default)]
+    pub(crate) node_selector: BTreeMap<String, String>,
+    #[serde(default)]
+    pub(crate) tolerations: Vec<Toleration>,
+    #[serde(default)]
+    pub(crate) affinity: Digest,
+    #[serde(default)]
+    pub(crate) topology_spread_constraints: Digest,
+    #[serde(default)]
+    pub(crate) volumes: Vec<Volume>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Toleration {
+    pub(crate) key: Option<String>,
+    pub(crate) operator: Option<String>,
+    pub(crate) value: Option<String>,
+    pub(crate) effect: Option<String>,
+}
+
+/// Of the kinds of volumes, the one that may tie a pod to a node. The names of others differ from pod to pod.
+#[derive(Debug, Clone, Deserialize, Hash)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Volume {
+    #[serde(default)]
+    persistent_volume_claim: Digest,
+}
+
+#[derive(Debug, Clone, Deserialize, Hash)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Port {
+    host_port: Option<u16>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -54,6 +104,8 @@ pub(crate) struct Container {
     pub(crate) name: String,
     pub(crate) resources: Option<Resources>,
     pub(crate) restart_policy: Option<String>,
+    #[serde(default)]
+    pub(crate) ports: Vec<Port>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -92,34 +144,64 @@ pub(crate) struct ContainerStatus {
 }
 
 /// CPU in thousandths and memory in bytes of a map of quantities, where it has them.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Quantities {
     pub(crate) cpu_millis: Option<u64>,
     pub(crate) memory_bytes: Option<u64>,
+    /// All others.
+    pub(crate) others: Digest,
 }
 
 impl Quantities {
     /// What is absent is nothing.
     pub(crate) fn amount(self) -> Amount {
-        let Self { cpu_millis, memory_bytes } = self;
+        let Self { cpu_millis, memory_bytes, .. } = self;
         Amount { cpu_millis: cpu_millis.unwrap_or(0), memory_bytes: memory_bytes.unwrap_or(0) }
     }
 }
 
 impl<'de> Deserialize<'de> for Quantities {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        struct Texts<'a> {
-            #[serde(borrow)]
-            cpu: Option<Cow<'a, str>>,
-            #[serde(borrow)]
-            memory: Option<Cow<'a, str>>,
+        struct Entries;
+
+        impl<'de> Visitor<'de> for Entries {
+            type Value = Quantities;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a map of quantities")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Quantities, A::Error> {
+                let (mut read, mut others) = (Quantities::default(), DefaultHasher::new());
+                while let Some(Text(name)) = map.next_key()? {
+                    let Text(value) = map.next_value()?;
+                    match &*name {
+                        "cpu" => read.cpu_millis = Some(quantity::cpu(&value)),
+                        "memory" => read.memory_bytes = Some(quantity::memory(&value)),
+                        _ => (name, value).hash(&mut others),
+                    }
+                }
+                read.others = Digest(others.finish());
+                Ok(read)
+            }
         }
-        let Texts { cpu, memory } = Texts::deserialize(deserializer)?;
-        Ok(Self {
-            cpu_millis: cpu.as_deref().map(quantity::cpu),
-            memory_bytes: memory.as_deref().map(quantity::memory),
-        })
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+/// A text that is borrowed where it can be.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+/// Anything, by a hash of it: only whether two are equal is of interest.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub(crate) struct Digest(u64);
+
+impl<'de> Deserialize<'de> for Digest {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut hasher = DefaultHasher::new();
+        Value::deserialize(deserializer)?.to_string().hash(&mut hasher);
+        Ok(Self(hasher.finish()))
     }
 }
 

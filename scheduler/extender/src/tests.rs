@@ -281,7 +281,10 @@ impl Extender {
     /// A node, and a VM of 1 CPU and 1 GiB on it.
     async fn running(&self) {
         let allocatable = Amount { cpu_millis: 8000, memory_bytes: 16 * GIB };
-        self.core.tell(Event::Node(NodeFacts { name: "n1".into(), allocatable })).await.unwrap();
+        self.core
+            .tell(Event::Node(NodeFacts { name: "n1".into(), allocatable, ..NodeFacts::default() }))
+            .await
+            .unwrap();
         self.core.tell(Event::NodesListed(["n1".into()].into())).await.unwrap();
         self.core.tell(Event::Pod(pod(1100, 1))).await.unwrap();
         self.core.tell(Event::PodsListed(["p1".into()].into())).await.unwrap();
@@ -364,7 +367,7 @@ fn pod(cpu_millis: u64, generation: u64) -> PodFacts {
         name: "pg-x".into(),
         node: Some("n1".into()),
         finished: false,
-        unschedulable: false,
+        unplaced: None,
         version: 6 + generation,
         kind: PodKind::Runner(RunnerFacts {
             vm_uid: "u1".into(),
@@ -497,7 +500,7 @@ async fn a_binding_is_checked_and_posted() {
             name: uid.into(),
             node: None,
             finished: false,
-            unschedulable: false,
+            unplaced: None,
             version: 0,
             kind: PodKind::Ordinary { requests },
         };

@@ -144,7 +144,7 @@ fn place(criterion: &mut Criterion) {
 
 /// All nodes are alike.
 fn node(index: usize) -> NodeFacts {
-    NodeFacts { name: fleet::node_name(index), allocatable: NODE }
+    NodeFacts { name: fleet::node_name(index), allocatable: NODE, ..NodeFacts::default() }
 }
 
 criterion_group!(benches, bench);

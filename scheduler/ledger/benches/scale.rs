@@ -66,7 +66,7 @@ fn main() {
 fn full(index: usize) -> NodeFacts {
     let eighths = 8 - (index % 4) as u64;
     let allocatable = Amount { cpu_millis: 10_000 * eighths, memory_bytes: eighths * (20 << 30) };
-    NodeFacts { name: fleet::node_name(index), allocatable }
+    NodeFacts { name: fleet::node_name(index), allocatable, ..NodeFacts::default() }
 }
 
 /// What the VMs have, of several sizes.
@@ -143,7 +143,11 @@ fn permits(nodes: usize) {
     let floor = Amount { cpu_millis: 2100, memory_bytes: (4 << 30) + (256 << 20) };
     let vm = |index, seal: Seal| VmFacts { floor, ..fleet::vm(index, seal) };
     let first = Seal { epoch: 1, generation: 1, size: fleet::size(1000, 2) };
-    let node = |index| NodeFacts { name: fleet::node_name(index), allocatable: NODE };
+    let node = |index| NodeFacts {
+        name: fleet::node_name(index),
+        allocatable: NODE,
+        ..NodeFacts::default()
+    };
     let mut ledger = fleet::ledger(nodes, VMS_PER_NODE, node, |index| vm(index, first));
     assert!(ledger.next(NOW).start.is_empty(), "the fleet is at rest");
     let mut map: HashMap<String, Size> =

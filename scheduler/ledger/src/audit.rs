@@ -50,7 +50,7 @@ impl Ledger {
         }
         let pods = self.pods.iter().filter(|(.., slot)| slot.timer.is_some()).count();
         let vms = self.vms.iter().filter(|(.., slot)| slot.timer.is_some()).count();
-        let calls = self.calls.values().filter(|call| call.timer.is_some()).count();
+        let calls = self.calls.timers();
         ensure(self.timers.len() == pods + vms + calls, || format!("{:?}", self.timers))?;
         self.calls_are_right()?;
         self.looking_at_all_is_the_same(now)
@@ -79,27 +79,6 @@ impl Ledger {
             && !slot.dirty
             && (slot.book.is_some() || !claim.is_empty())
             && slot.timer.is_none_or(|at| self.timers.contains(Who::Vm(vm), at))
-    }
-
-    fn calls_are_right(&self) -> Result<(), String> {
-        let waits = |slot: &PodSlot| {
-            let facts = &slot.book.facts;
-            facts.unschedulable && facts.node.is_none() && !facts.finished
-        };
-        let leases = self.settings.lease.is_some();
-        let all: BTreeSet<PodId> = self
-            .pods
-            .iter()
-            .filter(|(.., slot)| leases && waits(slot))
-            .map(|(id, ..)| id)
-            .collect();
-        let kept: BTreeSet<PodId> = self.calls.keys().copied().collect();
-        ensure(kept == all, || format!("{all:?} call, {:?} are kept", self.calls))?;
-        for (pod, call) in &self.calls {
-            let known = call.timer.is_none_or(|at| self.timers.contains(Who::Call(*pod), at));
-            ensure(known, || format!("call {call:?}"))?;
-        }
-        Ok(())
     }
 
     /// Settles every node and looks at everything: nothing may come of it, since whatever follows from what happened was done

@@ -1,17 +1,23 @@
-//! Pods that no scheduler can place: they call for room, and leases give way on every node where they would fit then.
+//! Pods that no scheduler can place: they call for room, and leases give way where one of them would fit then.
+//!
+//! Pods that demand the same of a node are of one class, and what came of one holds for the others. A class tries some nodes
+//! at a time, so that few that can never be placed do not take the leases of a whole fleet:
 //!
 //! ```text
-//! for each such pod and node:   called -- the node has room for it --> had room since
-//!                                 ^                                       | for `patience`, and the pod has not come
-//!                                 +---------- after a rest ----------------+  (taints, affinity, volumes): rests
+//!   tried -- room for one of them --> has room since -- for `patience`, and none has come --> rests, long
+//!     | ^                                |                 (affinity, volumes)                  two others are tried
+//!     | |                                +-- one has come: forgotten                            |
+//!     | +---------------------------------------------------------------------------------------+
+//!     +-- none would fit: rests, shortly
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use guest_units::Moment;
 
 use crate::amount::Amount;
+use crate::demands::Demands;
 use crate::facts::PodFacts;
 use crate::ledger::Ledger;
 use crate::slab::{NodeId, PodId};
@@ -19,52 +25,88 @@ use crate::timers::Who;
 
 /// A rest is so many times as long as the patience, and twice as long after each further one in vain.
 const REST: u32 = 20;
-/// No more doublings than this: what kept the pod away may have gone, and then leases are all that does.
+/// No more doublings than this: what kept the pods away may have gone, and then leases are all that does.
 const DOUBLINGS: u32 = 3;
+/// A node where none would fit is not looked at before.
+const NONE_FITS: Duration = Duration::from_secs(5);
+/// Nodes that a class tries at a time, to begin with, beside one for each of its pods.
+const AT_ONCE: usize = 8;
+/// More pods of a class than this are not looked at together.
+const MOST_CALLERS: usize = 64;
 
-/// A pod that waits for a node.
-#[derive(Debug, Clone)]
-pub(crate) struct Call {
-    /// Who calls first is served first.
-    rank: u64,
-    /// What it takes: another amount is another call.
-    need: Amount,
-    tries: BTreeMap<NodeId, Try>,
-    pub(crate) timer: Option<Moment>,
+/// Everybody who calls for room.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Calls {
+    pods: BTreeMap<PodId, Call>,
+    classes: BTreeMap<u64, Class>,
+    /// Which classes try a node.
+    tried: BTreeSet<(NodeId, u64)>,
 }
 
-/// What came of a call on one node.
+/// A pod that waits for a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Call {
+    class: u64,
+    /// Who calls first is served first.
+    rank: u64,
+    need: Amount,
+}
+
+/// Pods that demand the same of a node.
+#[derive(Debug, Clone)]
+struct Class {
+    demands: Demands,
+    callers: BTreeMap<u64, Amount>,
+    tries: BTreeMap<NodeId, Try>,
+    /// Number of tries that do not rest.
+    tried: usize,
+    /// Each node that was tried in vain has two others tried.
+    wider: usize,
+    timer: Option<Moment>,
+}
+
+impl Class {
+    fn new(demands: Demands) -> Self {
+        let (callers, tries) = (BTreeMap::new(), BTreeMap::new());
+        Self { demands, callers, tries, tried: 0, wider: 0, timer: None }
+    }
+
+    /// How many more nodes it would try.
+    fn hungry(&self) -> usize {
+        let callers = self.callers.len().min(MOST_CALLERS);
+        let most = if callers == 0 { 0 } else { AT_ONCE + callers + self.wider };
+        most.saturating_sub(self.tried)
+    }
+
+    fn fits(&self, room: Amount) -> bool {
+        self.callers.values().take(MOST_CALLERS).any(|need| need.fits_in(room))
+    }
+}
+
+/// What came of a class's tries on one node.
 #[derive(Debug, Clone, Copy, Default)]
 struct Try {
-    /// It has room since.
+    /// It has room for one of the class since.
     room_since: Option<Moment>,
     /// How long it had room before that.
     had_room: Duration,
-    /// It does not give way before.
+    /// It is not tried before.
     rests_until: Option<Moment>,
-    rests: u32,
+    /// How often it had room for as long as one may wait for a pod.
+    in_vain: u32,
 }
 
 impl Try {
     /// When the node has had room for long enough, if it has room now, or has rested.
     fn due(&self, patience: Duration) -> Option<Moment> {
         let room = self.room_since.map(|since| since + patience.saturating_sub(self.had_room));
-        [room, self.rests_until].into_iter().flatten().min()
+        self.rests_until.or(room)
     }
 
-    /// Time has passed.
-    fn age(&mut self, patience: Duration, now: Moment) {
-        if self.due(patience).is_none_or(|at| at > now) {
-            return;
-        }
-        let rest = patience.saturating_mul(REST << self.rests.min(DOUBLINGS));
-        *self = match self.rests_until {
-            Some(_) => Self { rests: self.rests, ..Self::default() },
-            None => {
-                let rests = self.rests.saturating_add(1);
-                Self { rests_until: Some(now + rest), rests, ..Self::default() }
-            }
-        };
+    fn in_vain(self, patience: Duration, now: Moment) -> Self {
+        let rest = patience.saturating_mul(REST << self.in_vain.min(DOUBLINGS));
+        let in_vain = self.in_vain.saturating_add(1);
+        Self { rests_until: Some(now + rest), in_vain, ..Self::default() }
     }
 
     fn has_room(&mut self, room: bool, now: Moment) {
@@ -81,110 +123,265 @@ impl Try {
 
 impl PodFacts {
     /// Whether a scheduler has looked for a node in vain.
-    fn calls(&self) -> bool {
-        self.unschedulable && self.node.is_none() && !self.finished
+    fn calls(&self) -> Option<&Demands> {
+        let waits = self.node.is_none() && !self.finished;
+        self.unplaced.as_deref().filter(|_| waits)
+    }
+}
+
+impl Calls {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.classes.is_empty()
+    }
+
+    /// The pods that call on a node, first come first served: their classes and needs.
+    pub(crate) fn on(&self, node: NodeId) -> Vec<(u64, Amount)> {
+        let mut callers = Vec::new();
+        for (_, id) in self.tried.range((node, 0)..=(node, u64::MAX)) {
+            let Some(class) = self.classes.get(id) else { continue };
+            let first = class.callers.iter().take(MOST_CALLERS);
+            callers.extend(first.map(|(rank, need)| (*rank, *id, *need)));
+        }
+        callers.sort_unstable_by_key(|(rank, ..)| *rank);
+        callers.into_iter().map(|(_, class, need)| (class, need)).collect()
+    }
+
+    /// Whether a node was tried for pods like this one, and none came, or leases cannot help.
+    pub(crate) fn in_vain(&self, pod: PodId, node: NodeId) -> bool {
+        let class = self.pods.get(&pod).and_then(|call| self.classes.get(&call.class));
+        let known = class.and_then(|class| class.tries.get(&node));
+        known.is_some_and(|at| at.rests_until.is_some() || at.in_vain > 0)
+    }
+
+    fn start(&mut self, id: u64, node: NodeId) {
+        let Some(class) = self.classes.get_mut(&id) else { return };
+        class.tries.entry(node).or_default();
+        if self.tried.insert((node, id)) {
+            class.tried += 1;
+        }
+    }
+
+    fn stop(&mut self, id: u64, node: NodeId) {
+        if self.tried.remove(&(node, id))
+            && let Some(class) = self.classes.get_mut(&id)
+        {
+            class.tried -= 1;
+        }
+    }
+
+    /// How many timers there are.
+    pub(crate) fn timers(&self) -> usize {
+        self.classes.values().filter(|class| class.timer.is_some()).count()
     }
 }
 
 impl Ledger {
     /// After anything was heard of a pod: whether it calls for room.
     pub(crate) fn note_call(&mut self, pod: PodId) {
-        let calls =
-            self.settings.lease.is_some() && self.pod(pod).is_some_and(|book| book.facts.calls());
-        let need = self.pod(pod).filter(|_| calls).map(|book| self.placement_need(&book.facts));
-        if need == self.calls.get(&pod).map(|call| call.need) {
+        let leases = self.settings.lease.is_some();
+        let facts = self.pod(pod).filter(|_| leases).map(|book| &book.facts);
+        let demands = facts.and_then(PodFacts::calls);
+        let old = self.calls.pods.get(&pod).copied();
+        if demands.is_none() && old.is_none() {
             return;
         }
-        if let Some(mut call) = self.calls.remove(&pod) {
-            self.timers.set(Who::Call(pod), &mut call.timer, None);
-            call.tries.into_keys().for_each(|node| self.touch_node(node));
+        let new = facts.zip(demands).map(|(facts, it)| (it.class, self.placement_need(facts)));
+        if old.map(|old| (old.class, old.need)) == new {
+            return;
         }
-        let Some(need) = need else { return };
+        let (demands, at) = (demands.cloned(), facts.and_then(|facts| facts.node.clone()));
+        if let Some(old) = old {
+            self.calls.pods.remove(&pod);
+            let at = at.and_then(|at| self.nodes.find(&at));
+            self.calls_no_more(old, at);
+        }
+        let Some(((id, need), demands)) = new.zip(demands) else { return };
         self.last_rank += 1;
-        let call = Call { rank: self.last_rank, need, tries: BTreeMap::new(), timer: None };
-        self.calls.insert(pod, call);
-        for node in self.nodes.by_name(|_, slot| slot.facts.is_some()) {
-            if need.fits_in(self.free_or_leased(node)) {
-                self.touch_node(node);
+        let call = Call { class: id, rank: self.last_rank, need };
+        self.calls.pods.insert(pod, call);
+        let class = self.calls.classes.entry(id).or_insert_with(|| Class::new(demands));
+        class.callers.insert(call.rank, need);
+        self.touch_tried(id);
+        self.try_more(id);
+    }
+
+    /// A pod has come to a node, or waits no more.
+    fn calls_no_more(&mut self, call: Call, at: Option<NodeId>) {
+        let Call { class: id, rank, .. } = call;
+        self.touch_tried(id);
+        if let Some(node) = at {
+            self.calls.stop(id, node);
+        }
+        let Some(class) = self.calls.classes.get_mut(&id) else { return };
+        class.callers.remove(&rank);
+        if let Some(node) = at {
+            class.tries.remove(&node);
+            class.wider = 0;
+        }
+        if class.callers.is_empty() {
+            // Another one like them may come: what is known of the nodes is remembered as long as they rest.
+            class.tries.retain(|_, at| at.rests_until.is_some());
+            class.tried = 0;
+            self.calls.tried.retain(|(_, other)| *other != id);
+        }
+        self.set_class_timer(id);
+    }
+
+    /// The nodes that a class tries are looked at.
+    fn touch_tried(&mut self, id: u64) {
+        let tries = self.calls.classes.get(&id).map(|class| &class.tries);
+        let tried = tries.into_iter().flatten().filter(|(_, at)| at.rests_until.is_none());
+        tried.map(|(node, _)| *node).collect::<Vec<_>>().into_iter().for_each(|node| {
+            self.touch_node(node);
+        });
+    }
+
+    /// Tries further nodes, first those where the leases have to give least.
+    fn try_more(&mut self, id: u64) {
+        let Some(class) = self.calls.classes.get(&id).filter(|_| self.epoch.is_some()) else {
+            return;
+        };
+        let hungry = class.hungry();
+        let Some(need) = class.callers.values().next().filter(|_| hungry > 0) else { return };
+        let mut nodes: Vec<(Amount, NodeId)> = Vec::new();
+        for (node, ..) in self.nodes.iter() {
+            if self.may_try(id, node, self.free_or_leased(node)) {
+                nodes.push((need.saturating_sub(self.free(node)), node));
             }
         }
+        nodes.sort_by_key(|(gives, node)| {
+            (gives.memory_bytes, gives.cpu_millis, self.nodes.name(*node))
+        });
+        for (_, node) in nodes.into_iter().take(hungry) {
+            self.calls.start(id, node);
+            self.touch_node(node);
+        }
+    }
+
+    /// Whether a class could try a node that has so much room.
+    fn may_try(&self, id: u64, node: NodeId, room: Amount) -> bool {
+        let (Some(class), Some(facts)) = (self.calls.classes.get(&id), self.facts(node)) else {
+            return false;
+        };
+        class.fits(room)
+            && !self.calls.tried.contains(&(node, id))
+            && class.tries.get(&node).is_none_or(|at| at.rests_until.is_none())
+            && class.demands.met_by(&facts.labels, &facts.taints)
+    }
+
+    /// A node has so much room now: classes that look for nodes try it.
+    pub(crate) fn try_here(&mut self, node: NodeId, room: Amount) {
+        let hungry = self.calls.classes.iter().filter(|(_, class)| class.hungry() > 0);
+        let hungry: Vec<u64> =
+            hungry.map(|(id, _)| *id).filter(|id| self.may_try(*id, node, room)).collect();
+        hungry.into_iter().for_each(|id| self.calls.start(id, node));
     }
 
     /// Whoever leads from now on has not seen what room there was.
     pub(crate) fn forget_tries(&mut self) {
-        for (pod, call) in &mut self.calls {
-            call.tries.clear();
-            self.timers.set(Who::Call(*pod), &mut call.timer, None);
+        self.calls.tried.clear();
+        for (id, class) in &mut self.calls.classes {
+            class.tries.clear();
+            (class.tried, class.wider) = (0, 0);
+            self.timers.set(Who::Class(*id), &mut class.timer, None);
+        }
+        self.calls.classes.retain(|_, class| !class.callers.is_empty());
+    }
+
+    /// A node is gone, or its number will stand for another one.
+    pub(crate) fn forget_tries_on(&mut self, node: NodeId) {
+        for id in self.calls.classes.keys().copied().collect::<Vec<_>>() {
+            self.calls.stop(id, node);
+            if let Some(class) = self.calls.classes.get_mut(&id) {
+                class.tries.remove(&node);
+            }
+            self.set_class_timer(id);
         }
     }
 
-    /// The pods that call on a node, first come first served.
-    pub(crate) fn callers(&mut self, node: NodeId, now: Moment) -> Vec<(PodId, Amount)> {
-        let patience = self.patience();
-        let mut callers = Vec::new();
-        for (pod, call) in &mut self.calls {
-            let mut rests = false;
-            if let Some(at) = call.tries.get_mut(&node) {
-                at.age(patience, now);
-                rests = at.rests_until.is_some();
-                let timer = earlier(call.timer, at.due(patience));
-                self.timers.set(Who::Call(*pod), &mut call.timer, timer);
-            }
-            if !rests {
-                callers.push((call.rank, *pod, call.need));
-            }
-        }
-        callers.sort_unstable_by_key(|(rank, ..)| *rank);
-        callers.into_iter().map(|(_, pod, need)| (pod, need)).collect()
-    }
-
-    /// Whether a pod that calls would fit on the node without leases, and has room by now. From then on it is expected.
+    /// Whether one of a class would fit on the node without leases, and has room by now. From then on it is expected.
     pub(crate) fn note_room(
         &mut self,
-        pod: PodId,
+        id: u64,
         node: NodeId,
-        fits: bool,
-        room: bool,
+        (fits, room): (bool, bool),
         now: Moment,
     ) {
-        let patience = self.patience();
-        let Some(call) = self.calls.get_mut(&pod) else { return };
-        if fits {
-            call.tries.entry(node).or_default();
+        let Some(class) = self.calls.classes.get_mut(&id) else { return };
+        let Some(at) = class.tries.get_mut(&node) else { return };
+        at.has_room(fits && room, now);
+        if !fits {
+            at.rests_until = Some(now + NONE_FITS);
+            self.calls.stop(id, node);
         }
-        if let Some(at) = call.tries.get_mut(&node) {
-            at.has_room(fits && room, now);
-            let timer = earlier(call.timer, at.due(patience));
-            self.timers.set(Who::Call(pod), &mut call.timer, timer);
-        }
+        self.set_class_timer(id);
     }
 
     fn patience(&self) -> Duration {
         self.settings.lease.as_ref().map_or(Duration::ZERO, |lease| lease.patience)
     }
 
-    /// A node may have had room for long enough, or have rested.
-    pub(crate) fn call_is_due(&mut self, pod: PodId, now: Moment) {
+    /// Nodes may have had room for long enough, or have rested.
+    pub(crate) fn class_is_due(&mut self, id: u64, now: Moment) {
         let patience = self.patience();
-        let Some(call) = self.calls.get_mut(&pod) else { return };
-        let moments = |(node, at): (&NodeId, &Try)| Some((at.due(patience)?, *node));
-        let (due, later): (Vec<_>, Vec<_>) =
-            call.tries.iter().filter_map(moments).partition(|(at, _)| *at <= now);
-        let next = later.into_iter().map(|(at, _)| at).min();
-        self.timers.set(Who::Call(pod), &mut call.timer, next);
-        due.into_iter().for_each(|(_, node)| self.touch_node(node));
+        let Some(class) = self.calls.classes.get_mut(&id) else { return };
+        let is_due = |at: &Try| at.due(patience).is_some_and(|due| due <= now);
+        let mut vain = Vec::new();
+        for (node, at) in class.tries.iter_mut().filter(|(_, at)| is_due(at)) {
+            if at.rests_until.take().is_none() {
+                *at = at.in_vain(patience, now);
+                vain.push(*node);
+            }
+        }
+        if class.callers.is_empty() {
+            class.tries.retain(|_, at| at.rests_until.is_some());
+        }
+        class.wider += vain.len();
+        for node in vain {
+            self.calls.stop(id, node);
+            self.touch_node(node);
+        }
+        self.try_more(id);
+        self.set_class_timer(id);
     }
 
-    /// A node is gone, or its number will stand for another one.
-    pub(crate) fn forget_calls_on(&mut self, node: NodeId) {
-        for call in self.calls.values_mut() {
-            call.tries.remove(&node);
+    /// After anything was done about a class. One that stands for nothing any more is forgotten.
+    fn set_class_timer(&mut self, id: u64) {
+        let patience = self.patience();
+        let Some(class) = self.calls.classes.get_mut(&id) else { return };
+        let next = class.tries.values().filter_map(|at| at.due(patience)).min();
+        self.timers.set(Who::Class(id), &mut class.timer, next);
+        if class.callers.is_empty() && class.tries.is_empty() {
+            self.calls.classes.remove(&id);
         }
     }
-}
 
-fn earlier(one: Option<Moment>, other: Option<Moment>) -> Option<Moment> {
-    one.into_iter().chain(other).min()
+    /// For `audit.rs`: whether the calls are those of the pods, and agree with each other.
+    pub(crate) fn calls_are_right(&self) -> Result<(), String> {
+        let leases = self.settings.lease.is_some();
+        let pods =
+            self.pods.iter().filter(|(.., slot)| leases && slot.book.facts.calls().is_some());
+        let all: BTreeSet<PodId> = pods.map(|(id, ..)| id).collect();
+        let kept: BTreeSet<PodId> = self.calls.pods.keys().copied().collect();
+        if kept != all {
+            return Err(format!("{all:?} call, {:?} are kept", self.calls));
+        }
+        let callers: usize = self.calls.classes.values().map(|class| class.callers.len()).sum();
+        let tried: usize = self.calls.classes.values().map(|class| class.tried).sum();
+        let right = |(id, class): (&u64, &Class)| {
+            let timed = class.timer.is_none_or(|at| self.timers.contains(Who::Class(*id), at));
+            let tried = |node: &NodeId| self.calls.tried.contains(&(*node, *id));
+            let count = class.tries.keys().filter(|node| tried(node)).count();
+            let idle =
+                class.tries.iter().all(|(node, at)| at.rests_until.is_none() || !tried(node));
+            timed && idle && count == class.tried
+        };
+        let all = self.calls.classes.iter().all(right);
+        if all && (callers, tried) == (kept.len(), self.calls.tried.len()) {
+            return Ok(());
+        }
+        Err(format!("{:?}", self.calls))
+    }
 }
 
 #[cfg(test)]
@@ -198,16 +395,14 @@ mod tests {
         let mut at = Try::default();
         at.has_room(true, second(0));
         at.has_room(false, second(20));
-        at.age(patience, second(100));
-        assert_eq!((at.rests_until, at.due(patience)), (None, None), "20 s are not enough");
+        assert_eq!(at.due(patience), None, "20 s are not enough");
         at.has_room(true, second(100));
         assert_eq!(at.due(patience), Some(second(110)));
-        at.age(patience, second(110));
-        assert_eq!(at.rests_until, Some(second(110 + 600)));
-        at.age(patience, second(710));
-        assert_eq!((at.rests_until, at.rests), (None, 1));
+        let mut at = at.in_vain(patience, second(110));
+        assert_eq!((at.rests_until, at.due(patience)), (Some(second(710)), Some(second(710))));
+        at.rests_until = None;
         at.has_room(true, second(710));
-        at.age(patience, second(740));
+        let at = at.in_vain(patience, second(740));
         assert_eq!(at.rests_until, Some(second(740 + 1200)));
     }
 }

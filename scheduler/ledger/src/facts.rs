@@ -3,14 +3,19 @@
 use guest_units::{Bytes, Size};
 
 use crate::amount::{Amount, Price};
+use crate::demands::{Demands, Label, Taint};
 
 /// A node.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodeFacts {
     /// Name.
     pub name: String,
     /// What pods may request in total.
     pub allocatable: Amount,
+    /// Its labels, in order.
+    pub labels: Box<[Label]>,
+    /// What keeps pods away.
+    pub taints: Box<[Taint]>,
 }
 
 /// A pod, on a node or not yet.
@@ -26,8 +31,8 @@ pub struct PodFacts {
     pub node: Option<String>,
     /// Succeeded or failed: takes nothing any more.
     pub finished: bool,
-    /// A scheduler, whichever, has found no node for it.
-    pub unschedulable: bool,
+    /// A scheduler, whichever, has found no node for it that meets these.
+    pub unplaced: Option<Box<Demands>>,
     /// Version of the object: copies with a lower one come late and say nothing. 0: not known.
     pub version: u64,
     /// What it takes.

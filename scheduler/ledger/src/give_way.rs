@@ -3,6 +3,8 @@
 //! What is claimed on a node is compared with what will be free once all orders have ended. What is missing is taken from
 //! leases, and from no more of them than it takes. Room counts as free only when kubelet says so; until then who waits waits.
 
+use std::collections::BTreeMap;
+
 use guest_units::{Moment, Size};
 
 use crate::amount::Amount;
@@ -40,9 +42,10 @@ struct Claims {
 }
 
 impl Claims {
-    fn add(&mut self, more: Amount) {
+    /// `own`: what a claimer uses up of its own lease, and nobody else can have.
+    fn add(&mut self, more: Amount, own: Amount) {
         self.sum = self.sum + more;
-        self.left = self.left.saturating_sub(more);
+        self.left = self.left.saturating_sub(more + own);
     }
 }
 
@@ -54,6 +57,8 @@ pub(crate) struct Obtainable {
     requests: Amount,
     /// What is missing in its pod.
     more: Amount,
+    /// What it takes of its pod's lease.
+    own: Amount,
 }
 
 impl Ledger {
@@ -111,7 +116,7 @@ impl Ledger {
         });
         for (_, vm) in queue {
             if let Some(wish) = self.obtainable_with(vm, node, claims.left, now) {
-                claims.add(wish.more);
+                claims.add(wish.more, wish.own);
                 claims.own.push((wish.pod, wish.requests));
             }
         }
@@ -121,15 +126,26 @@ impl Ledger {
         if self.calls.is_empty() {
             return;
         }
-        let allocatable = self.facts(node).map_or(Amount::ZERO, |facts| facts.allocatable);
-        let room = allocatable.saturating_sub(self.reserved_without(node, None));
-        for (pod, need) in self.callers(node, now) {
-            let fits = need.fits_in(claims.left);
-            if fits {
-                claims.add(need);
+        self.try_here(node, claims.left);
+        let room = self.free(node);
+        let mut found: BTreeMap<u64, (bool, bool)> = BTreeMap::new();
+        for (class, need) in self.calls.on(node) {
+            let (fits, has_room) = found.entry(class).or_default();
+            if need.fits_in(claims.left) {
+                claims.add(need, Amount::ZERO);
+                *fits = true;
+                *has_room |= need.fits_in(room);
             }
-            self.note_room(pod, node, fits, need.fits_in(room), now);
         }
+        for (class, found) in found {
+            self.note_room(class, node, found, now);
+        }
+    }
+
+    /// What kubelet has free for any pod.
+    pub(crate) fn free(&self, node: NodeId) -> Amount {
+        let allocatable = self.facts(node).map_or(Amount::ZERO, |facts| facts.allocatable);
+        allocatable.saturating_sub(self.reserved_without(node, None))
     }
 
     /// What a wish that waits could come to with what is leased.
@@ -152,17 +168,20 @@ impl Ledger {
         }
         let pod = self.primary(vm).filter(|pod| pod.at == Some(node))?;
         let price = book.price(pod.book.facts.runner()?);
-        let (going, permit) = (pod.book.going().max(self.needed(pod)?), book.permit());
+        let needed = self.needed(pod)?;
+        let (going, permit) = (pod.book.going().max(needed), book.permit());
         let left = left.saturating_sub(pod.counts.leased);
         let affordable = price.affordable((going + left).max(pod.book.backed()));
         let target = book.reachable(wish.want, wish.least, affordable);
         let requests = price.cost(book.promise().max(target));
         let more = requests.saturating_sub(going);
+        let own = requests.min(going).saturating_sub(needed).min(pod.counts.leased);
         (grows(target, permit) && more.fits_in(left)).then_some(Obtainable {
             target,
             pod: pod.id,
             requests,
             more,
+            own,
         })
     }
 

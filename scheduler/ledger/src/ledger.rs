@@ -1,31 +1,46 @@
 //! The books as a whole: what was seen, and whom it concerns.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use guest_units::Moment;
 
 use crate::books::{NodeSlot, PodSlot, VmSlot};
-use crate::calls::Call;
+use crate::calls::Calls;
 use crate::event::{Action, Actions, Answer, Event, ResizeResult, Ticket, Todo, Why};
 use crate::facts::{NodeFacts, PodFacts, VmFacts};
 use crate::pod::{PodBook, TRY_AGAIN, TRY_RENEWED, back_off};
 use crate::settings::Settings;
-use crate::slab::{NodeId, PodId, Slab, VmId};
+use crate::slab::{Key as _, NodeId, PodId, Slab, VmId};
 use crate::standing::Standings;
 use crate::timers::{Timers, Who};
 use crate::vm::{VmBook, WishState};
+
+/// An agent that has not asked since the lease was won is not waited for.
+const SILENT_FOR: Duration = Duration::from_secs(60);
+/// What is to be written for every VM is spread over this.
+const SPREAD_MILLIS: u64 = 60_000;
+
+/// So that the API server is not asked for everything at once.
+pub(crate) fn spread(vm: VmId) -> Duration {
+    // A prime: neighbours are far from each other.
+    let place = u64::try_from(vm.place()).unwrap_or(u64::MAX);
+    Duration::from_millis(place.wrapping_mul(7919) % SPREAD_MILLIS)
+}
 
 /// Everything that is promised on every node. Only its owner changes it, by events.
 #[derive(Debug, Clone, Default)]
 pub struct Ledger {
     pub(crate) settings: Settings,
     pub(crate) epoch: Option<u64>,
+    /// When that was.
+    led_since: Moment,
     pub(crate) nodes: Slab<NodeId, NodeSlot>,
     pub(crate) standings: Standings,
     pub(crate) pods: Slab<PodId, PodSlot>,
     pub(crate) vms: Slab<VmId, VmSlot>,
     /// Pods that no scheduler can place.
-    pub(crate) calls: BTreeMap<PodId, Call>,
+    pub(crate) calls: Calls,
     pub(crate) listed: Listed,
     pub(crate) dirty_nodes: Vec<NodeId>,
     pub(crate) dirty_vms: Vec<VmId>,
@@ -55,7 +70,7 @@ impl Ledger {
     /// Records what happened. Never fails, never blocks.
     pub fn handle(&mut self, event: Event, now: Moment) {
         match event {
-            Event::Leader(epoch) => self.lead(epoch),
+            Event::Leader(epoch) => self.lead(epoch, now),
             Event::Node(facts) => self.see_node(facts),
             Event::NodeGone(name) => {
                 self.nodes.find(&name).into_iter().for_each(|node| self.forget_node(node));
@@ -135,16 +150,23 @@ impl Ledger {
         }
     }
 
-    fn lead(&mut self, epoch: Option<u64>) {
+    fn lead(&mut self, epoch: Option<u64>, now: Moment) {
         if self.epoch == epoch {
             return;
         }
-        self.epoch = epoch;
+        (self.epoch, self.led_since) = (epoch, now);
         if epoch.is_none() {
             self.refuse_open_requests();
         }
         self.forget_tries();
         self.touch_all();
+    }
+
+    /// When the approval of an earlier ledger is renewed for an agent that has not asked for anything by then. None: it need not be.
+    pub(crate) fn renew_at(&self, vm: VmId) -> Option<Moment> {
+        let (epoch, book) = (self.epoch?, self.book(vm)?);
+        let old = book.facts.autoscaled && book.newest().is_some_and(|seal| seal.epoch != epoch);
+        old.then(|| self.led_since + SILENT_FOR + spread(vm))
     }
 
     fn see_node(&mut self, facts: NodeFacts) {
@@ -166,7 +188,7 @@ impl Ledger {
             slot.changed = true;
         }
         self.restand(node);
-        self.forget_calls_on(node);
+        self.forget_tries_on(node);
         self.touch_node(node);
     }
 
@@ -300,15 +322,16 @@ impl Ledger {
                     self.set_vm_timer(vm, None);
                     self.touch_vm(vm);
                 }
-                Who::Call(pod) => self.call_is_due(pod, now),
+                Who::Class(class) => self.class_is_due(class, now),
             }
         }
     }
 
     fn uid(&self, who: Who) -> &str {
         match who {
-            Who::Pod(pod) | Who::Call(pod) => self.pods.name(pod),
+            Who::Pod(pod) => self.pods.name(pod),
             Who::Vm(vm) => self.vms.name(vm),
+            Who::Class(_) => "",
         }
     }
 

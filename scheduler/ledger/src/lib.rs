@@ -31,6 +31,7 @@ mod backing;
 mod books;
 mod calls;
 mod count;
+mod demands;
 mod dump;
 mod event;
 mod facts;
@@ -50,6 +51,7 @@ mod timers;
 mod vm;
 
 pub use amount::{Amount, DEFAULT_OVERHEAD, Price};
+pub use demands::{Demands, Label, Taint, Toleration};
 pub use dump::{Dump, NodeDump, VmDump};
 pub use event::{Action, Actions, Answer, Asked, Event, Notice, ResizeResult, Ticket, Todo, Why};
 pub use facts::{

@@ -20,7 +20,7 @@ use scheduler_protocol::{Outcome, RefusalCode};
 
 use crate::event::{Action, Answer, Asked, Notice, Ticket, Why};
 use crate::facts::PodFacts;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, spread};
 use crate::pod::back_off;
 use crate::settings::Settings;
 use crate::slab::{NodeId, VmId};
@@ -138,6 +138,7 @@ impl Ledger {
         let Some(epoch) = self.epoch.filter(|_| self.vms_known()) else { return };
         let placed = self.primary(vm).is_some();
         let rank = self.last_rank + 1;
+        let renew = self.renew_at(vm).is_some_and(|at| at <= now);
         let Some(book) = self.book_mut(vm) else { return };
         if !placed {
             if let Some(ticket) = book.wish.take().and_then(|wish| wish.ticket) {
@@ -149,7 +150,7 @@ impl Ledger {
         if book.wish.as_ref().is_some_and(|wish| !wish.own) {
             return;
         }
-        match (book.own_want(epoch), &mut book.wish) {
+        match (book.own_want(epoch, renew), &mut book.wish) {
             (None, wish) => {
                 *wish = None;
                 book.show_again(now);
@@ -331,7 +332,7 @@ impl Ledger {
         let seal = book.seal_for(epoch, size);
         let all = !grows(wish.want, size);
         if !wish.own && renews {
-            book.renew(seal, now + confirm_write);
+            book.renew(seal, now + confirm_write + spread(vm));
         }
         let (own, reason) = (wish.own, wish.reason.clone());
         let reason = if all { String::new() } else { reason };

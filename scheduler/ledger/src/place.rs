@@ -144,7 +144,8 @@ impl Ledger {
         Ok(placement)
     }
 
-    /// Which of the evictions are of use: VMs' pods are never evicted, and what is left must have room.
+    /// Which of the evictions are of use: VMs' pods are never evicted, what is left must have room, and leases alone must not
+    /// make it, there or on another of these nodes.
     pub fn preempt<'a>(
         &self,
         pod: &PodFacts,
@@ -152,6 +153,10 @@ impl Ledger {
     ) -> Result<Vec<String>, NotReady> {
         self.ready()?;
         let (own, need) = (self.pods.find(&pod.uid), self.placement_need(pod));
+        let victims: Vec<_> = victims.into_iter().collect();
+        if victims.iter().any(|(node, _)| self.leases_make_room(own, need, node)) {
+            return Ok(Vec::new());
+        }
         let useful = victims.into_iter().filter(|(node, victims)| {
             let mut known = Vec::new();
             for uid in *victims {
@@ -165,6 +170,15 @@ impl Ledger {
             self.fits(own, need, node, &known).is_ok()
         });
         Ok(useful.map(|(node, _)| node.clone()).collect())
+    }
+
+    /// Whether nobody has to go from a node, since leases there give way once the pod is known to wait for a node.
+    fn leases_make_room(&self, pod: Option<PodId>, need: Amount, node: &str) -> bool {
+        let Some(node) = self.nodes.find(node).filter(|_| self.settings.lease.is_some()) else {
+            return false;
+        };
+        let tried_in_vain = pod.is_some_and(|pod| self.calls.in_vain(pod, node));
+        !tried_in_vain && need.fits_in(self.free_or_leased(node))
     }
 
     /// Whether a pod may be bound to a node now, and in which epoch. The answer is the pod's facts, with the node.

@@ -262,7 +262,7 @@ mod tests {
             name: "p".into(),
             node: Some("n".into()),
             finished: false,
-            unschedulable: false,
+            unplaced: None,
             version: generation,
             kind: PodKind::Runner(RunnerFacts {
                 vm_uid: "v".into(),

@@ -87,6 +87,7 @@ impl Ledger {
             }
             WishState::Growing { since, .. } => Some(since + self.settings.give_up),
         });
-        [write, wish].into_iter().flatten().min()
+        let renew = self.renew_at(vm).filter(|at| *at > now && book.wish.is_none());
+        [write, wish, renew].into_iter().flatten().min()
     }
 }

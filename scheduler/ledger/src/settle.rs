@@ -87,7 +87,7 @@ impl Ledger {
             let Some(slot) = self.nodes.get(node) else { continue };
             if slot.facts.is_none() && slot.pods == 0 && !slot.dirty {
                 self.nodes.remove(node);
-                self.forget_calls_on(node);
+                self.forget_tries_on(node);
             }
         }
         // Their memory serves the next event.

@@ -11,8 +11,8 @@ use crate::slab::{PodId, VmId};
 pub(crate) enum Who {
     Pod(PodId),
     Vm(VmId),
-    /// A pod that waits for a node.
-    Call(PodId),
+    /// Pods that wait for a node, by what they demand of it.
+    Class(u64),
 }
 
 /// All timers by time. The books of a pod or a VM hold its own moment beside.

@@ -210,15 +210,16 @@ impl VmBook {
         }
     }
 
-    /// What the spec wants for a VM that nobody asks for: one without an agent, or one that was never approved.
-    pub(crate) fn own_want(&self, epoch: u64) -> Option<Size> {
+    /// What the spec wants for a VM that nobody asks for: one without an agent, or one that was never approved. `renew`: its agent
+    /// says nothing, and what it has is approved anew.
+    pub(crate) fn own_want(&self, epoch: u64, renew: bool) -> Option<Size> {
         if self.facts.deleting {
             return None;
         }
         let want = self.clamp(self.facts.wanted);
         match self.newest() {
             None => Some(want),
-            Some(_) if self.facts.autoscaled => None,
+            Some(seal) if self.facts.autoscaled => renew.then_some(seal.size),
             // An approval of this epoch ends what earlier ledgers may have given.
             Some(seal) if seal.size == want && seal.epoch == epoch => None,
             Some(_) => Some(want),

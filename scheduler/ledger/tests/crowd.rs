@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use guest_units::Size;
 use proptest::prelude::*;
-use scheduler_ledger::{Answer, Event, PodFacts, ResizeResult, Seal};
+use scheduler_ledger::{Answer, Demands, Event, PodFacts, ResizeResult, Seal};
 use support::{Done, World, amount, cost, node, ordinary, runner, size, vm};
 
 /// VMs without an agent are those at the end.
@@ -200,7 +200,9 @@ impl Crowd {
                 // A pod never loses its node: this is another one.
                 self.remove(format!("o-{index}"));
                 let pod = ordinary(&format!("o-{index}"), "", amount(cpu, gib * 1024));
-                self.world.pod(PodFacts { node: None, unschedulable, ..pod });
+                let demands = Demands { class: u64::from(index % 2), ..Demands::default() };
+                let unplaced = unschedulable.then(|| Box::new(demands));
+                self.world.pod(PodFacts { node: None, unplaced, ..pod });
             }
             Op::Lose { vm } => self.remove(format!("pod-{}", NAMES[vm])),
             Op::Bind { vm, node } => self.bind(vm, NODES[node]),
@@ -266,8 +268,8 @@ impl Crowd {
     fn bind(&mut self, vm: usize, node: &str) {
         let Some(pod) = self.pod(vm) else {
             let pod = runner(NAMES[vm], None, cost(size(500, 1)));
-            let unschedulable = self.generation.is_multiple_of(2);
-            return self.world.pod(PodFacts { unschedulable, ..pod });
+            let unplaced = self.generation.is_multiple_of(2).then(Box::default);
+            return self.world.pod(PodFacts { unplaced, ..pod });
         };
         if let Ok((placed, _)) = self.world.ledger.may_bind(&pod.uid, node) {
             self.world.tell(Event::Placing(placed.clone()));

@@ -6,91 +6,15 @@ use std::time::Duration;
 
 use guest_units::{MilliCpu, Size};
 use scheduler_ledger::{
-    Action, Amount, Answer, Event, Lease, NodeFacts, Pending, PodFacts, PodKind, ResizeResult,
-    Seal, Settings, Why,
+    Action, Answer, Event, Pending, PodFacts, PodKind, ResizeResult, Seal, Why,
 };
 use scheduler_protocol::Outcome;
+use support::leasing::{
+    all_of_the_node, becomes, begin, bound, calm, leased, requests, room, waits,
+};
 use support::{Done, World, amount, cost, node, ordinary, permit, runner, size, vm};
 
 const MS: Duration = Duration::from_millis(1);
-
-fn all_of_the_node(nodes: &[NodeFacts]) -> World {
-    let lease = Lease { keep_free_percent: 0, ..Lease::default() };
-    World::with(Settings { lease: Some(lease), ..Settings::default() }, nodes)
-}
-
-/// A VM that runs at a size, approved and backed, no lease yet.
-fn begin(world: &mut World, name: &str, at: Size) {
-    let mut facts = vm(name, at);
-    facts.plugged = Some(at);
-    facts.visible = Some(Seal { epoch: 1, generation: 1, size: at });
-    facts.obeyed = Some((1, 1));
-    world.vm(facts);
-    world.pod(runner(name, Some("n1"), cost(at)));
-}
-
-/// Carries out orders until there are none. Says how many, and what else was done.
-fn calm(world: &mut World) -> (usize, Vec<Done>) {
-    let (mut orders, mut rest) = (0, Vec::new());
-    loop {
-        let done = world.take();
-        if done.is_empty() {
-            return (orders, rest);
-        }
-        for done in done {
-            if matches!(done, Done::Resize(..)) {
-                orders += 1;
-                assert!(orders < 100, "orders without end");
-                world.resize(&done);
-            } else {
-                rest.push(done);
-            }
-        }
-    }
-}
-
-/// A node with VMs of one CPU and two GiB that have their leases.
-fn leased(node: NodeFacts, names: &[&str]) -> World {
-    let mut world = all_of_the_node(&[node]);
-    for name in names {
-        begin(&mut world, name, size(1000, 2));
-    }
-    calm(&mut world);
-    world
-}
-
-fn requests(world: &World, name: &str) -> Amount {
-    match &world.pods[&format!("pod-{name}")].kind {
-        PodKind::Runner(runner) => runner.spec,
-        PodKind::Ordinary { .. } => panic!("not a runner"),
-    }
-}
-
-/// The agent asks, and uses what it is given; the VM becomes so large.
-fn becomes(world: &mut World, name: &str, generation: u64, at: Size) -> usize {
-    world.ask(name, generation, at, at);
-    let (before, rest) = calm(world);
-    let answer = rest.iter().find(|done| matches!(done, Done::Answer(..))).expect("an answer");
-    let (outcome, seal, _) = permit(answer);
-    assert_eq!(outcome, Outcome::Granted);
-    world.patch(name, seal);
-    before + calm(world).0
-}
-
-fn waits(name: &str, requests: Amount) -> PodFacts {
-    PodFacts { node: None, unschedulable: true, ..ordinary(name, "", requests) }
-}
-
-/// A pod that waited is placed.
-fn bound(world: &mut World, name: &str) {
-    let pod = world.pods[name].clone();
-    world.pod(PodFacts { node: Some("n1".into()), unschedulable: false, ..pod });
-}
-
-fn room(world: &World) -> Amount {
-    let used: Amount = world.pods.values().map(|pod| support::allocated(pod, "n1")).sum();
-    world.nodes["n1"].allocatable.saturating_sub(used)
-}
 
 #[test]
 fn a_lease_is_the_next_step_of_growth() {
@@ -291,7 +215,7 @@ fn pods_of_vms_that_wait_for_a_node_count_too() {
     let pod = runner("d", None, cost(size(3000, 2)));
     world.pod(pod.clone());
     assert_eq!(calm(&mut world).0, 0, "no scheduler has looked at it yet");
-    world.pod(PodFacts { unschedulable: true, ..pod });
+    world.pod(PodFacts { unplaced: Some(Box::default()), ..pod });
     calm(&mut world);
     assert!(cost(size(3000, 2)).fits_in(room(&world)));
     world.ledger.may_bind("pod-d", "n1").unwrap();
@@ -326,10 +250,6 @@ fn a_pod_that_does_not_come_keeps_no_lease_away_for_ever() {
         orders += calm(&mut world).0;
     }
     assert!((4..40).contains(&orders), "{orders}");
-    // Another one is another matter.
-    world.pod(waits("p", amount(3000, 0)));
-    calm(&mut world);
-    assert_eq!(world.ledger.dump().nodes["n1"].leased, given);
 }
 
 #[test]

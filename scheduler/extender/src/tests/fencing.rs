@@ -125,7 +125,7 @@ async fn a_binding_of_unknown_end_counts_until_the_api_server_is_asked() {
         name: "o1".into(),
         node: None,
         finished: false,
-        unschedulable: false,
+        unplaced: None,
         version: 3,
         kind: PodKind::Ordinary { requests },
     };

@@ -171,7 +171,11 @@ async fn fill(extender: &Extender) {
             kind: PodKind::Ordinary { requests },
             ..super::pod(0, 1)
         };
-        extender.core.tell(Event::Node(NodeFacts { name, allocatable })).await.unwrap();
+        extender
+            .core
+            .tell(Event::Node(NodeFacts { name, allocatable, ..NodeFacts::default() }))
+            .await
+            .unwrap();
         extender.core.tell(Event::Pod(facts)).await.unwrap();
     }
     let _all_told = extender.dump().await;

@@ -82,7 +82,7 @@ pub fn pod(index: usize, node: usize, generation: u64, requests: Amount) -> PodF
         name: pod_name(index),
         node: Some(node_name(node)),
         finished: false,
-        unschedulable: false,
+        unplaced: None,
         version: generation,
         kind: PodKind::Runner(RunnerFacts {
             vm_uid: vm_uid(index),

@@ -6,6 +6,8 @@
     reason = "each test file uses a part of it"
 )]
 
+pub mod leasing;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -48,7 +50,8 @@ pub fn cost(size: Size) -> Amount {
 }
 
 pub fn node(name: &str, cpu_millis: u64, gib: u64) -> NodeFacts {
-    NodeFacts { name: name.into(), allocatable: amount(cpu_millis, gib * 1024) }
+    let allocatable = amount(cpu_millis, gib * 1024);
+    NodeFacts { name: name.into(), allocatable, ..NodeFacts::default() }
 }
 
 pub fn ordinary(name: &str, node: &str, requests: Amount) -> PodFacts {
@@ -58,7 +61,7 @@ pub fn ordinary(name: &str, node: &str, requests: Amount) -> PodFacts {
         name: name.into(),
         node: Some(node.into()),
         finished: false,
-        unschedulable: false,
+        unplaced: None,
         version: 0,
         kind: PodKind::Ordinary { requests },
     }
@@ -91,7 +94,7 @@ pub fn runner(vm: &str, node: Option<&str>, requests: Amount) -> PodFacts {
         name: format!("{vm}-pod"),
         node: node.map(str::to_owned),
         finished: false,
-        unschedulable: false,
+        unplaced: None,
         version: 0,
         kind: PodKind::Runner(RunnerFacts {
             vm_uid: format!("vm-{vm}"),

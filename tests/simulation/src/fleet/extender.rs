@@ -86,8 +86,8 @@ impl World {
             if !object.gone && object.created && !(forgets && pod % 3 == 0) {
                 uids.insert(pod_name(pod));
                 let facts = object.facts(pod);
-                let unschedulable = facts.unschedulable && !deaf;
-                ledger.handle(Event::Pod(PodFacts { unschedulable, ..facts }), now);
+                let unplaced = facts.unplaced.filter(|_| !deaf);
+                ledger.handle(Event::Pod(PodFacts { unplaced, ..facts }), now);
             }
         }
         ledger.handle(Event::PodsListed(uids), now);
@@ -118,7 +118,7 @@ impl World {
             Event::PodGone(pod_name(pod))
         } else {
             let mut facts = object.facts(pod);
-            facts.unschedulable &= self.bug != Some(Bug::ExtenderKeepsLeases);
+            facts.unplaced.take_if(|_| self.bug == Some(Bug::ExtenderKeepsLeases));
             if let PodKind::Runner(runner) = &mut facts.kind
                 && believes
             {

@@ -196,7 +196,7 @@ impl Pod {
             name,
             node: self.node.map(node_name),
             finished: self.failed,
-            unschedulable: self.unschedulable,
+            unplaced: self.unschedulable.then(Box::default),
             version: self.version,
             kind,
         }
@@ -224,7 +224,8 @@ impl Node {
     }
 
     pub(crate) fn facts(&self, node: NodeId) -> NodeFacts {
-        NodeFacts { name: node_name(node), allocatable: self.allocatable }
+        let (name, allocatable) = (node_name(node), self.allocatable);
+        NodeFacts { name, allocatable, ..NodeFacts::default() }
     }
 }
 
