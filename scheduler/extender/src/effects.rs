@@ -74,6 +74,13 @@ impl CallError {
         }
     }
 
+    /// Whether a `ResourceQuota` stands against it: there is no code of its own for that.
+    fn is_quota(&self) -> bool {
+        let Self::Api { source } = self else { return false };
+        matches!(&**source, kube::Error::Api(status)
+            if status.code == 403 && status.message.contains("exceeded quota"))
+    }
+
     fn label(&self) -> &'static str {
         match self {
             Self::Api { .. } => match self.status() {
@@ -172,6 +179,7 @@ impl Effects {
         match (&err, err.status()) {
             (CallError::NotHeld, _) => ResizeResult::NotHeld,
             (_, Some(409)) => ResizeResult::NotDone,
+            _ if err.is_quota() => ResizeResult::Quota,
             (_, Some(403 | 404 | 422)) => ResizeResult::Refused,
             _ => ResizeResult::Unknown,
         }

@@ -9,7 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
-use scheduler_ledger::{Amount, Dump};
+use scheduler_ledger::{Amount, NodeLevel};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByMethod {
@@ -159,10 +159,10 @@ impl Metrics {
     }
 
     /// Levels of all nodes; those of nodes that are gone vanish.
-    pub(crate) fn nodes(&self, dump: &Dump, watermark: f64) {
+    pub(crate) fn nodes(&self, levels: &[(String, NodeLevel)], watermark: f64) {
         self.node_cpu.clear();
         self.node_mem.clear();
-        for (name, node) in &dump.nodes {
+        for (name, node) in levels {
             self.level(name, "Total", node.allocatable, 1.0);
             self.level(name, "Watermark", node.allocatable, watermark);
             self.level(name, "Reserved", node.reserved, 1.0);
@@ -187,6 +187,11 @@ mod tests {
     use prometheus_client::encoding::text::encode;
     use scheduler_ledger::{Event, Ledger, NodeFacts, Settings};
 
+    fn levels(ledger: &Ledger) -> Vec<(String, NodeLevel)> {
+        let names = ledger.node_names().into_iter();
+        names.filter_map(|name| ledger.level(&name).map(|level| (name, level))).collect()
+    }
+
     #[test]
     fn names_are_the_references_and_nodes_vanish() {
         let mut registry = Registry::default();
@@ -201,7 +206,7 @@ mod tests {
             Event::Node(NodeFacts { name: "n1".into(), allocatable, ..NodeFacts::default() }),
             now,
         );
-        metrics.nodes(&ledger.dump(), 0.9);
+        metrics.nodes(&levels(&ledger), 0.9);
         let text = |registry: &Registry| {
             let mut text = String::new();
             encode(&mut text, registry).unwrap();
@@ -220,7 +225,7 @@ mod tests {
             assert!(shown.contains(line), "{line} in\n{shown}");
         }
         ledger.handle(Event::NodeGone("n1".into()), now);
-        metrics.nodes(&ledger.dump(), 0.9);
+        metrics.nodes(&levels(&ledger), 0.9);
         assert!(!text(&registry).contains("field=\"Total\""));
     }
 }

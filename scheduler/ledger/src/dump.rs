@@ -42,6 +42,21 @@ pub struct NodeDump {
     pub vms: BTreeMap<String, VmDump>,
 }
 
+/// Sums of a node, as in [`NodeDump`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeLevel {
+    /// What pods may request in total.
+    pub allocatable: Amount,
+    /// What is taken.
+    pub reserved: Amount,
+    /// Part of it that is leased.
+    pub leased: Amount,
+    /// Sum of the promises.
+    pub promised: Amount,
+    /// Sum of what the hypervisors show.
+    pub plugged: Amount,
+}
+
 /// A VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct VmDump {
@@ -70,6 +85,33 @@ pub struct VmDump {
 }
 
 impl Ledger {
+    /// Names of all nodes.
+    #[must_use]
+    pub fn node_names(&self) -> Vec<String> {
+        let known = self.nodes.iter().filter(|(.., slot)| slot.facts.is_some());
+        known.map(|(_, name, _)| name.to_owned()).collect()
+    }
+
+    /// The sums of one node: whoever needs those of all looks at some at a time, and keeps no request waiting.
+    #[must_use]
+    pub fn level(&self, node: &str) -> Option<NodeLevel> {
+        let id = self.nodes.find(node)?;
+        let slot = self.nodes.get(id)?;
+        let (mut promised, mut plugged) = (Amount::ZERO, Amount::ZERO);
+        let pods = slot.tenants.iter().filter_map(|pod| self.pods.get(*pod));
+        for book in pods.filter(|pod| self.is_primary(pod)).filter_map(|pod| self.vm_of(pod)) {
+            promised = promised + book.promise().into();
+            plugged = plugged + book.facts.plugged.map_or(Amount::ZERO, Amount::from);
+        }
+        Some(NodeLevel {
+            allocatable: slot.facts.as_ref()?.allocatable,
+            reserved: slot.reserved.amount(),
+            leased: slot.leased.amount(),
+            promised,
+            plugged,
+        })
+    }
+
     /// The books as they stand.
     #[must_use]
     pub fn dump(&self) -> Dump {

@@ -99,8 +99,10 @@ pub enum ResizeResult {
         /// Generation of the pod's spec.
         generation: u64,
     },
-    /// Refused for good (larger than the node, or a quota).
+    /// Refused for good, as what no pod may be.
     Refused,
+    /// Refused since the namespace has a quota that is used up.
+    Quota,
     /// Nothing was done: the pod has another version by now.
     NotDone,
     /// Nothing was sent: the lease was not held.

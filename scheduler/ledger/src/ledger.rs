@@ -9,6 +9,7 @@ use crate::books::{NodeSlot, PodSlot, VmSlot};
 use crate::calls::Calls;
 use crate::event::{Action, Actions, Answer, Event, ResizeResult, Ticket, Todo, Why};
 use crate::facts::{NodeFacts, PodFacts, VmFacts};
+use crate::permit::{REFUSED_BY_API, REFUSED_BY_QUOTA};
 use crate::pod::{PodBook, TRY_AGAIN, TRY_RENEWED, back_off};
 use crate::settings::Settings;
 use crate::slab::{Key as _, NodeId, PodId, Slab, VmId};
@@ -263,22 +264,29 @@ impl Ledger {
         match result {
             ResizeResult::Accepted { generation } => book.accepted(number, generation),
             // Without the lease it may be possible: that is tried at once, and nobody is told that there is no room.
-            ResizeResult::Refused if for_lease => {
+            ResizeResult::Refused | ResizeResult::Quota if for_lease => {
                 book.not_done(number, now);
                 book.lease_refused(now);
             }
-            ResizeResult::Refused => book.failed(number, false, now),
+            ResizeResult::Refused | ResizeResult::Quota => book.failed(number, false, now),
             ResizeResult::NotDone => book.not_done(number, now + TRY_AGAIN),
             ResizeResult::NotHeld => book.not_done(number, now + TRY_RENEWED),
             ResizeResult::Unknown => book.failed(number, true, now),
         }
-        let refused = result == ResizeResult::Refused && !for_lease;
-        if let Some(order) = order.filter(|_| refused) {
+        let refused = match result {
+            ResizeResult::Refused => Some(REFUSED_BY_API),
+            ResizeResult::Quota => Some(REFUSED_BY_QUOTA),
+            _ => None,
+        };
+        if let Some((order, reason)) = order.zip(refused.filter(|_| !for_lease)) {
             let book = vm.and_then(|vm| self.book_mut(vm));
             if let Some(wish) = book.and_then(|book| book.wish.as_mut()) {
                 // A return, or a growth for an earlier wish, says nothing about this one.
-                wish.refused |= matches!(wish.state, WishState::Growing { requests, .. }
-                    if requests.fits_in(order.requests));
+                if matches!(wish.state, WishState::Growing { requests, .. }
+                    if requests.fits_in(order.requests))
+                {
+                    wish.refused = Some(reason);
+                }
             }
         }
         self.touch_pod(pod);

@@ -52,7 +52,7 @@ mod vm;
 
 pub use amount::{Amount, DEFAULT_OVERHEAD, Price};
 pub use demands::{Demands, Label, Taint, Toleration};
-pub use dump::{Dump, NodeDump, VmDump};
+pub use dump::{Dump, NodeDump, NodeLevel, VmDump};
 pub use event::{Action, Actions, Answer, Asked, Event, Notice, ResizeResult, Ticket, Todo, Why};
 pub use facts::{
     ContainerNeeds, InitNeeds, NodeFacts, Pending, PodFacts, PodKind, PodShape, RunnerFacts, Seal,

@@ -52,7 +52,7 @@ impl Ledger {
             not_before: now,
             failures: 0,
             state: WishState::Waiting,
-            refused: false,
+            refused: None,
             reason: String::new(),
         };
         if book.rank.is_none() && grows(want, book.permit()) {
@@ -167,7 +167,7 @@ impl Ledger {
                     not_before: now,
                     failures: 0,
                     state: WishState::Waiting,
-                    refused: false,
+                    refused: None,
                     reason: String::new(),
                 });
                 if book.rank.is_none() {
@@ -208,7 +208,7 @@ impl Ledger {
             }
             WishState::Growing { .. } if taken => wish.state = WishState::Waiting,
             WishState::Growing { since, .. } => {
-                if wish.refused || refused || since + give_up <= now {
+                if wish.refused.is_some() || refused || since + give_up <= now {
                     self.revoke(vm, now);
                 } else if wish.ticket.is_some() && wish.answer_by(since, hold, resize_limit) <= now
                 {
@@ -224,10 +224,10 @@ impl Ledger {
         let Some(book) = self.book_mut(vm) else { return };
         let Some(wish) = book.wish.as_mut() else { return };
         wish.state = WishState::Waiting;
-        let by_api = std::mem::take(&mut wish.refused);
+        let reason = wish.refused.take().unwrap_or(REFUSED_BY_KUBELET);
         wish.failures = wish.failures.saturating_add(1);
         wish.not_before = now + back_off(wish.failures);
-        wish.reason = if by_api { REFUSED_BY_API } else { REFUSED_BY_KUBELET }.to_owned();
+        reason.clone_into(&mut wish.reason);
         if !wish.own {
             let target = shrunk(wish.want, book.permit());
             self.finish(vm, target, Why::KubeletRefused, now);
@@ -385,7 +385,9 @@ impl Ledger {
     }
 }
 
-const REFUSED_BY_API: &str = "the API server refused to resize the pod";
+pub(crate) const REFUSED_BY_API: &str = "the API server refused to resize the pod";
+pub(crate) const REFUSED_BY_QUOTA: &str =
+    "a ResourceQuota of the namespace has no room for the larger pod";
 const REFUSED_BY_KUBELET: &str = "kubelet has no room on the node for the larger pod now";
 const PARTIAL: &str = "the node has no room for all of it";
 

@@ -35,8 +35,8 @@ pub(crate) struct Wish {
     pub(crate) not_before: Moment,
     pub(crate) failures: u32,
     pub(crate) state: WishState,
-    /// The API server refused the order.
-    pub(crate) refused: bool,
+    /// The API server refused the order, for this reason.
+    pub(crate) refused: Option<&'static str>,
     /// Why nothing could be done about it last time.
     pub(crate) reason: String,
 }

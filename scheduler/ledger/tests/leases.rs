@@ -518,3 +518,17 @@ fn the_score_of_a_node_does_not_count_leases() {
     calm(&mut world);
     assert_eq!(world.ledger.prioritize(&pod, nodes.iter().map(String::as_str)), before);
 }
+
+#[test]
+fn the_sums_of_a_node_are_those_of_the_whole_books() {
+    let mut world = leased(node("n1", 8000, 64), &["a", "b"]);
+    world.pod(ordinary("o", "n1", amount(700, 0)));
+    let node = world.ledger.dump().nodes.remove("n1").unwrap();
+    let level = world.ledger.level("n1").unwrap();
+    assert_eq!(
+        (level.allocatable, level.reserved, level.leased, level.promised, level.plugged),
+        (node.allocatable, node.reserved, node.leased, node.promised, node.plugged)
+    );
+    assert_eq!(world.ledger.node_names(), ["n1"]);
+    assert_eq!(world.ledger.level("n2"), None);
+}

@@ -141,12 +141,17 @@ fn a_resize_refused_by_the_api_server_is_denied() {
     world.ask("a", 1, size(4000, 2), size(2000, 2));
     let done = world.take();
     let Done::Resize(pod, number, _) = &done[0] else { panic!("{done:?}") };
-    world.tell(Event::ResizeEnded {
-        pod: pod.clone(),
-        number: *number,
-        result: ResizeResult::Refused,
-    });
+    let (pod, number, result) = (pod.clone(), *number, ResizeResult::Refused);
+    world.tell(Event::ResizeEnded { pod, number, result });
     assert_eq!(permit(&world.take()[0]).0, Outcome::Denied);
+    world.pass(Duration::from_secs(60));
+    world.ask("a", 2, size(4000, 2), size(2000, 2));
+    let done = world.take();
+    let Done::Resize(pod, number, _) = &done[0] else { panic!("{done:?}") };
+    let (pod, number, result) = (pod.clone(), *number, ResizeResult::Quota);
+    world.tell(Event::ResizeEnded { pod, number, result });
+    let done = world.take();
+    assert!(permit(&done[0]).2.contains("ResourceQuota"), "{done:?}");
 }
 
 #[test]

@@ -47,6 +47,22 @@ async fn a_resize_is_for_one_version_of_the_pod_and_is_repeated_for_the_next() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quota_that_is_used_up_is_named_as_the_reason() {
+    let extender = extender("quota").await;
+    extender.running().await;
+    let mut refusal = failure(403);
+    refusal["message"] = json!(
+        "pods \"pg-x\" is forbidden: exceeded quota: q, requested: requests.cpu=1, used: requests.cpu=4, limited: requests.cpu=4"
+    );
+    extender.answer(Method::PATCH, "/pods/pg-x/resize", 403, refusal.clone());
+    extender.answer(Method::PATCH, "/pods/pg-x/resize", 403, refusal);
+    let asked = extender.request(None, "/v1/permit", Some("agent-n1"), permit(1, "2").to_string());
+    let (status, body) = asked.await.unwrap();
+    assert_eq!((status, &body["outcome"]), (StatusCode::OK, &json!("denied")), "{body}");
+    assert!(body["reason"].as_str().unwrap().contains("ResourceQuota"), "{body}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_the_lease_nothing_is_sent() {
     let extender = extender("fence").await;
     extender.running().await;
