@@ -61,8 +61,8 @@ pub struct Lease {
     /// Leases leave so much of a node free for ordinary pods that are about to come, in percent; when less than half of it is
     /// left, they make room for all of it, before any pod has to wait.
     pub keep_free_percent: u32,
-    /// A pod that nobody can place is expected for so long on a node that has room for it. When it has not come by then, something
-    /// else is in its way: the node has leases again, and rests from it for twenty times as long, then twice that, and so on.
+    /// Pods that nobody can place are expected for so long on a node that has room for one of them. When none has come by then,
+    /// something else is in their way: the node has leases again, and rests from them for twenty times as long, then twice that.
     /// Longer than the longest back-off of kube-scheduler, which is 10 s unless configured otherwise.
     pub patience: Duration,
 }
