@@ -3,17 +3,20 @@
 //! Run with `cargo bench -p scheduler-ledger --bench ledger`; what a large fleet costs is measured by `--bench scale`. Budgets, for a node of 100 VMs: 2 µs for a request that changes nothing, 20 µs for
 //! a whole growth; beside 49 VMs that wait for room that is not there, 100 µs.
 
+#![expect(clippy::disallowed_methods, reason = "a bench has a clock")]
+
 mod fleet;
 
 use std::collections::HashMap;
 use std::hint::black_box;
+use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use fleet::{NODE, NOW, pod, size, vm};
 use guest_units::{Moment, Size};
 use scheduler_ledger::{
     Action, Actions, Amount, Asked, DEFAULT_OVERHEAD, Event, Ledger, NodeFacts, PodFacts, PodKind,
-    ResizeResult, Seal,
+    ResizeResult, Seal, Settings, Todo,
 };
 
 /// A ledger and the shell around it.
@@ -29,7 +32,9 @@ impl Desk {
     /// VMs of one CPU and two GiB, so many on each node.
     fn new(nodes: usize, vms: usize) -> Self {
         let last = Seal { epoch: 1, generation: 1, size: size(1000, 2) };
-        let ledger = fleet::ledger(nodes, vms, node, |index| vm(index, last));
+        // Every growth waits for kubelet.
+        let settings = Settings { lease: None, ..Settings::default() };
+        let ledger = fleet::ledger(settings, nodes, vms, node, |index| vm(index, last));
         Self { ledger, now: NOW, request: 0, generation: 1, last }
     }
 
@@ -58,6 +63,17 @@ impl Desk {
             self.ledger.handle(Event::Vm(vm(index, self.last)), self.now);
             actions = self.act().start;
         }
+        self.ordered(index, &actions);
+    }
+
+    /// A request that waited is served.
+    fn grows(&mut self, index: usize, want: Size) {
+        self.last.size = want;
+        let actions = self.act().start;
+        self.ordered(index, &actions);
+    }
+
+    fn ordered(&mut self, index: usize, actions: &[Todo]) {
         let Some(Action::Resize { number, requests, .. }) = actions.first().map(|it| &it.action)
         else {
             panic!("nothing is ordered: {actions:?}")
@@ -99,9 +115,7 @@ fn bench(criterion: &mut Criterion) {
         bencher.iter(|| desk.grow_and_shrink());
     });
     let mut waiting = Desk::new(1, 100);
-    let kind = PodKind::Ordinary { requests: Amount { cpu_millis: 280_000, memory_bytes: 0 } };
-    let other = PodFacts { uid: "other".into(), kind, ..pod(0, 0, 1, NODE) };
-    waiting.ledger.handle(Event::Pod(other), waiting.now);
+    waiting.ledger.handle(Event::Pod(other()), waiting.now);
     // No time passes: all of them go on waiting for the 15 CPUs that are not there.
     for index in 0..49 {
         waiting.ask(index, size(16_000, 2), size(16_000, 2));
@@ -110,7 +124,36 @@ fn bench(criterion: &mut Criterion) {
     criterion.bench_function("grown and shrunk, node of 100, 49 wait", |bencher| {
         bencher.iter(|| waiting.grow_and_shrink());
     });
+    freed(criterion);
     place(criterion);
+}
+
+/// A pod that leaves 10 CPUs of a node of 100.
+fn other() -> PodFacts {
+    let kind = PodKind::Ordinary { requests: Amount { cpu_millis: 280_000, memory_bytes: 0 } };
+    PodFacts { uid: "other".into(), kind, ..pod(0, 0, 1, NODE) }
+}
+
+/// From the moment that room is seen to be free: the order for a request that waits, and after kubelet's word its answer.
+fn freed(criterion: &mut Criterion) {
+    let mut desk = Desk::new(1, 100);
+    let (small, large) = (size(1000, 2), size(16_000, 2));
+    criterion.bench_function("room is freed for one that waits, node of 100", |bencher| {
+        bencher.iter_custom(|times| {
+            let mut took = Duration::ZERO;
+            for _ in 0..times {
+                desk.ledger.handle(Event::Pod(other()), desk.now);
+                desk.ask(50, large, large);
+                assert_eq!(desk.act().start, []);
+                let started = Instant::now();
+                desk.ledger.handle(Event::PodGone("other".into()), desk.now);
+                desk.grows(50, large);
+                took += started.elapsed();
+                desk.resize_to(50, small);
+            }
+            took
+        });
+    });
 }
 
 /// As kube-scheduler asks by default, and when it is told to look at all nodes.

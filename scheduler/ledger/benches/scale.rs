@@ -18,8 +18,8 @@ use fleet::{NODE, NOW};
 use guest_units::Size;
 use rustix::time::{ClockId, clock_gettime};
 use scheduler_ledger::{
-    Action, Amount, Answer, Asked, Event, Ledger, NodeFacts, PodFacts, PodKind, Seal, Todo,
-    VmFacts, Why,
+    Action, Amount, Answer, Asked, Event, Ledger, NodeFacts, PodFacts, PodKind, Seal, Settings,
+    Todo, VmFacts, Why,
 };
 
 const NODES: usize = 10_000;
@@ -38,8 +38,9 @@ fn main() {
     if wants("place") || wants("nodes") {
         let before = resident_bytes();
         let started = Instant::now();
-        let mut ledger =
-            fleet::ledger(NODES, VMS_PER_NODE, full, |index| fleet::vm(index, seal(index)));
+        let mut ledger = fleet::ledger(Settings::default(), NODES, VMS_PER_NODE, full, |index| {
+            fleet::vm(index, seal(index))
+        });
         let loaded = started.elapsed();
         let per_vm = resident_bytes().saturating_sub(before) / (NODES * VMS_PER_NODE);
         println!("{NODES} nodes, {} VMs: loaded in {loaded:.1?}", NODES * VMS_PER_NODE);
@@ -52,7 +53,10 @@ fn main() {
     if wants("nodes") {
         for nodes in [1_000, 100] {
             let vm = |index| fleet::vm(index, seal(index));
-            add_nodes(&mut fleet::ledger(nodes, VMS_PER_NODE, full, vm), nodes);
+            add_nodes(
+                &mut fleet::ledger(Settings::default(), nodes, VMS_PER_NODE, full, vm),
+                nodes,
+            );
         }
     }
     if wants("permits") {
@@ -148,7 +152,8 @@ fn permits(nodes: usize) {
         allocatable: NODE,
         ..NodeFacts::default()
     };
-    let mut ledger = fleet::ledger(nodes, VMS_PER_NODE, node, |index| vm(index, first));
+    let mut ledger =
+        fleet::ledger(Settings::default(), nodes, VMS_PER_NODE, node, |index| vm(index, first));
     assert!(ledger.next(NOW).start.is_empty(), "the fleet is at rest");
     let mut map: HashMap<String, Size> =
         (0..vms).map(|index| (fleet::vm_uid(index), first.size)).collect();

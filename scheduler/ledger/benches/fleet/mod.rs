@@ -114,12 +114,13 @@ pub fn asked(index: usize, node: usize, generation: u64, want: Size) -> Asked {
 
 /// A ledger that knows so many nodes with so many VMs each, all of which `vm` describes.
 pub fn ledger(
+    settings: Settings,
     nodes: usize,
     vms: usize,
     node: impl Fn(usize) -> NodeFacts,
     vm: impl Fn(usize) -> VmFacts,
 ) -> Ledger {
-    let mut ledger = Ledger::new(Settings::default());
+    let mut ledger = Ledger::new(settings);
     ledger.handle(Event::Leader(Some(1)), NOW);
     for index in 0..nodes {
         ledger.handle(Event::Node(node(index)), NOW);
