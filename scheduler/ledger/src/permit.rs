@@ -328,6 +328,10 @@ impl Ledger {
         let (renews, confirm_write) = (self.settings.lease.is_some(), self.settings.confirm_write);
         let Some(book) = self.book_mut(vm) else { return };
         let Some(wish) = book.wish.take() else { return };
+        if !wish.own && wish.ticket.is_none() {
+            // It was answered before: its agent would not be told of an approval. What is backed by now it has when it asks again.
+            return;
+        }
         let before = book.permit();
         let seal = book.seal_for(epoch, size);
         let all = !grows(wish.want, size);
