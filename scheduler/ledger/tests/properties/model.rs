@@ -126,7 +126,13 @@ impl Model {
                         assert_eq!(generation, asked.generation);
                         self.gives(&asked.vm.uid, seal);
                     }
-                    Answer::Refused { code, .. } => assert_ne!(code, RefusalCode::Internal),
+                    Answer::Refused { code: RefusalCode::Stale, .. } => {}
+                    Answer::Refused { code, .. } => {
+                        assert_ne!(code, RefusalCode::Internal);
+                        // Nobody's request says nothing about later ones.
+                        let before = self.now.generations.entry(asked.pod.uid).or_default();
+                        before.retain(|before| *before != asked.generation);
+                    }
                 }
             }
             Action::Approve { vm, seal } => self.gives(&vm.uid, seal),
