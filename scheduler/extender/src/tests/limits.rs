@@ -50,7 +50,7 @@ async fn each_kind_of_bad_request_has_its_refusal_and_changes_nothing() {
     let good = good.to_string().into_bytes();
     let large = [good.clone(), vec![b' '; scheduler_protocol::MAX_BODY_BYTES]].concat();
     let ours = Some("agent-n1");
-    let table: Vec<(&str, Option<&str>, Vec<u8>, (u16, RefusalCode))> = vec![
+    let table = [
         ("oversized", ours, large, (413, RefusalCode::TooLarge)),
         ("empty", ours, Vec::new(), bad),
         ("cut off", ours, good[..good.len() - 1].to_vec(), bad),
@@ -74,7 +74,10 @@ async fn each_kind_of_bad_request_has_its_refusal_and_changes_nothing() {
         ("another node's", Some("agent-n2"), good.clone(), (403, RefusalCode::Forbidden)),
     ];
     for (kind, token, body, expected) in table {
+        let started = Instant::now();
         assert_eq!(extender.refusal(token, body).await, expected, "{kind}");
+        let waited = expected == unknown || started.elapsed() >= server::REFUSAL_PAUSE;
+        assert!(waited, "{kind} may be sent as fast as one can");
         assert_eq!(extender.dump().await, before, "{kind} changes the books");
     }
     let (status, _) = extender.request(None, "/v1/permit", ours, good).await.unwrap();

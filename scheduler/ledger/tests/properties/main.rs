@@ -90,6 +90,10 @@ enum Op {
     See {
         vm: usize,
     },
+    /// The watch shows a VM as it was before the operator's last word.
+    SeeLate {
+        vm: usize,
+    },
     Use {
         vm: usize,
         cpu: u32,
@@ -155,6 +159,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => of(|vm| Op::Report { vm }),
         1 => Just(Op::Operator),
         8 => of(|vm| Op::See { vm }),
+        2 => of(|vm| Op::SeeLate { vm }),
         2 => (vm.clone(), 1_u32..24, 1_u64..8).prop_map(|(vm, cpu, gib)| Op::Use { vm, cpu: cpu * 250, gib }),
         1 => of(|vm| Op::End { vm }),
         2 => of(|vm| Op::Start { vm }),

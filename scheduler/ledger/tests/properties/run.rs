@@ -38,6 +38,9 @@ struct Truth {
     ever: Vec<Seal>,
     /// Approvals that the agent holds.
     held: Vec<Seal>,
+    /// The object as the ledger saw it last, and before the operator's last word.
+    seen: Option<VmFacts>,
+    before: Option<VmFacts>,
     /// Number of the present pod.
     pod: u32,
     /// Newest request.
@@ -196,6 +199,13 @@ impl Run {
                 }
             }
             Op::See { vm } => self.see(vm),
+            Op::SeeLate { vm } => {
+                let Truth { seen, before, .. } = &self.truths[vm];
+                let told = seen.as_ref().and_then(|facts| facts.obeyed);
+                if let Some(before) = before.clone().filter(|facts| facts.obeyed < told) {
+                    self.world.tell(Event::Vm(before));
+                }
+            }
             Op::Use { vm, cpu, gib } => self.spec(vm, cpu, gib),
             Op::End { vm } => self.end(vm),
             Op::Start { vm } => self.start(vm),
@@ -291,6 +301,12 @@ impl Run {
 
     pub(crate) fn see(&mut self, vm: usize) {
         let facts = self.object(vm).clone();
+        let truth = &mut self.truths[vm];
+        let obeyed = truth.seen.as_ref().map(|seen| seen.obeyed);
+        if obeyed.is_some_and(|obeyed| obeyed != facts.obeyed) {
+            truth.before = truth.seen.take();
+        }
+        truth.seen = Some(facts.clone());
         self.world.tell(Event::Vm(facts));
         if let Some(pod) = self.pod(vm).cloned() {
             self.world.tell(Event::Pod(pod));
@@ -314,6 +330,10 @@ impl Run {
         self.writes.clear();
         self.questions.clear();
         self.open.clear();
+        // The next one has shown nobody anything yet.
+        for truth in &mut self.truths {
+            (truth.seen, truth.before) = (None, None);
+        }
         self.epoch += 1;
         self.world.begin(self.epoch);
         self.unlisted = LISTS.to_vec();
