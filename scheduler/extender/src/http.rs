@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
 use axum::{Extension, Router};
 use guest_units::Chain;
 use hyper::server::conn::http1;
@@ -21,6 +24,9 @@ use crate::tls::{Peer, TlsFiles};
 const MAX_CONNECTIONS: usize = 2048;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 const HEADER_LIMIT: Duration = Duration::from_secs(30);
+/// A refusal is answered no sooner: whoever sends what is refused does so this often on a connection, and others have the cores.
+/// An agent that is newer than this extender pays it once per connection.
+pub(crate) const REFUSAL_PAUSE: Duration = Duration::from_millis(50);
 
 /// Serves until the stop; then open requests may end.
 pub(crate) async fn serve(
@@ -74,7 +80,8 @@ async fn connection(
         Err(_) => return,
     };
     let peer = Peer::of(stream.get_ref().1.peer_certificates());
-    let service = TowerToHyperService::new(routes.layer(Extension(peer)));
+    let routes = routes.layer(Extension(peer)).layer(from_fn(pause_refusals));
+    let service = TowerToHyperService::new(routes);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_LIMIT)
@@ -90,4 +97,14 @@ async fn connection(
     if let Err(err) = served {
         tracing::debug!(error = %Chain(&err), "connection broken");
     }
+}
+
+/// Holds back the answer to what its sender should not have sent; nothing else waits for it. Stale and busy agents, and those
+/// of VMs that have just gone, did nothing wrong.
+async fn pause_refusals(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    if matches!(response.status().as_u16(), 400 | 401 | 403 | 413) {
+        tokio::time::sleep(REFUSAL_PAUSE).await;
+    }
+    response
 }

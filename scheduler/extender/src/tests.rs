@@ -1,6 +1,8 @@
 //! The whole of the extender around the ledger, over real TLS, with a fake API server.
 
 mod fencing;
+mod flood;
+mod fuzz;
 mod limits;
 mod load;
 mod versions;
@@ -288,24 +290,7 @@ impl Extender {
         self.core.tell(Event::NodesListed(["n1".into()].into())).await.unwrap();
         self.core.tell(Event::Pod(pod(1100, 1))).await.unwrap();
         self.core.tell(Event::PodsListed(["p1".into()].into())).await.unwrap();
-        let size = |cpu, gib| Size { cpu: MilliCpu(cpu), memory: Bytes::from_gib(gib) };
-        let facts = VmFacts {
-            uid: "u1".into(),
-            namespace: "default".into(),
-            name: "pg".into(),
-            min: size(250, 1),
-            max: size(4000, 4),
-            wanted: size(1000, 1),
-            slot: Bytes::from_gib(1),
-            floor: Amount::ZERO,
-            autoscaled: true,
-            visible: None,
-            obeyed: None,
-            plugged: Some(size(1000, 1)),
-            pod_name: Some("pg-x".into()),
-            deleting: false,
-        };
-        self.core.tell(Event::Vm(facts)).await.unwrap();
+        self.core.tell(Event::Vm(vm())).await.unwrap();
         self.core.tell(Event::VmsListed(["u1".into()].into())).await.unwrap();
         self.until(
             "a lease",
@@ -356,6 +341,26 @@ impl Extender {
             assert!(Instant::now() < deadline, "{what} did not come");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+}
+
+fn vm() -> VmFacts {
+    let size = |cpu, gib| Size { cpu: MilliCpu(cpu), memory: Bytes::from_gib(gib) };
+    VmFacts {
+        uid: "u1".into(),
+        namespace: "default".into(),
+        name: "pg".into(),
+        min: size(250, 1),
+        max: size(4000, 4),
+        wanted: size(1000, 1),
+        slot: Bytes::from_gib(1),
+        floor: Amount::ZERO,
+        autoscaled: true,
+        visible: None,
+        obeyed: None,
+        plugged: Some(size(1000, 1)),
+        pod_name: Some("pg-x".into()),
+        deleting: false,
     }
 }
 

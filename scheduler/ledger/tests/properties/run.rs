@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::Op;
+use crate::model::Model;
 use crate::support::{Done, World, allocated, amount, cost, node, reference, size, vm};
 use guest_units::{MilliCpu, Moment, Size};
 use scheduler_ledger::{
@@ -13,7 +14,7 @@ use scheduler_ledger::{
 mod cluster;
 mod operator;
 
-pub(crate) const VMS: usize = 2;
+pub(crate) const VMS: usize = 3;
 /// The VM that has no agent.
 const ALONE: usize = 1;
 pub(crate) const NODES: [&str; 2] = ["n1", "n2"];
@@ -37,6 +38,9 @@ struct Truth {
     ever: Vec<Seal>,
     /// Approvals that the agent holds.
     held: Vec<Seal>,
+    /// The object as the ledger saw it last, and before the operator's last word.
+    seen: Option<VmFacts>,
+    before: Option<VmFacts>,
     /// Number of the present pod.
     pod: u32,
     /// Newest request.
@@ -58,7 +62,14 @@ pub(crate) struct Run {
     questions: Vec<String>,
     open: BTreeMap<u64, (usize, u64)>,
     others: u32,
+    model: Model,
+    /// What the present ledger was not told yet.
+    unlisted: Vec<List>,
 }
+
+/// One list of the API server.
+type List = fn(&mut World);
+const LISTS: [List; 3] = [World::list_nodes, World::list_pods, World::list_vms];
 
 fn name(vm: usize) -> String {
     format!("v{vm}")
@@ -92,7 +103,12 @@ impl Run {
             questions: Vec::new(),
             open: BTreeMap::new(),
             others: 0,
+            model: Model::default(),
+            unlisted: Vec::new(),
         };
+        // From its first event on.
+        run.world.listens = true;
+        run.world.relist(1);
         for index in 0..VMS {
             let mut facts = vm(&name(index), size(1000, 1));
             facts.autoscaled = index != ALONE;
@@ -183,6 +199,13 @@ impl Run {
                 }
             }
             Op::See { vm } => self.see(vm),
+            Op::SeeLate { vm } => {
+                let Truth { seen, before, .. } = &self.truths[vm];
+                let told = seen.as_ref().and_then(|facts| facts.obeyed);
+                if let Some(before) = before.clone().filter(|facts| facts.obeyed < told) {
+                    self.world.tell(Event::Vm(before));
+                }
+            }
             Op::Use { vm, cpu, gib } => self.spec(vm, cpu, gib),
             Op::End { vm } => self.end(vm),
             Op::Start { vm } => self.start(vm),
@@ -197,7 +220,8 @@ impl Run {
                 }
             }
             Op::Pass { ms } => self.world.pass(Duration::from_millis(ms)),
-            Op::Restart => self.restart(),
+            Op::Restart { order } => self.restart(order),
+            Op::List => self.list(),
             Op::Regain => self.world.tell(Event::Leader(Some(self.epoch))),
             Op::Lease { lost } => {
                 if !lost {
@@ -277,6 +301,12 @@ impl Run {
 
     pub(crate) fn see(&mut self, vm: usize) {
         let facts = self.object(vm).clone();
+        let truth = &mut self.truths[vm];
+        let obeyed = truth.seen.as_ref().map(|seen| seen.obeyed);
+        if obeyed.is_some_and(|obeyed| obeyed != facts.obeyed) {
+            truth.before = truth.seen.take();
+        }
+        truth.seen = Some(facts.clone());
         self.world.tell(Event::Vm(facts));
         if let Some(pod) = self.pod(vm).cloned() {
             self.world.tell(Event::Pod(pod));
@@ -294,17 +324,46 @@ impl Run {
     }
 
     /// The process dies: what was on its way to the API server is lost, what agents hold is not.
-    fn restart(&mut self) {
+    fn restart(&mut self, order: usize) {
         self.orders.clear();
         self.late.clear();
         self.writes.clear();
         self.questions.clear();
         self.open.clear();
+        // The next one has shown nobody anything yet.
+        for truth in &mut self.truths {
+            (truth.seen, truth.before) = (None, None);
+        }
         self.epoch += 1;
-        self.world.relist(self.epoch);
+        self.world.begin(self.epoch);
+        self.unlisted = LISTS.to_vec();
+        self.unlisted.rotate_left(order % LISTS.len());
+        if order >= LISTS.len() {
+            self.list_all();
+        }
     }
 
-    pub(crate) fn check(&self) {
+    /// The next list has come.
+    fn list(&mut self) {
+        if let Some(list) = self.unlisted.pop() {
+            list(&mut self.world);
+        }
+    }
+
+    fn list_all(&mut self) {
+        while !self.unlisted.is_empty() {
+            self.list();
+        }
+    }
+
+    /// Compares with the model.
+    fn check_model(&mut self) {
+        self.model.hear(&mut self.world);
+        self.model.check(&self.world);
+    }
+
+    pub(crate) fn check(&mut self) {
+        self.check_model();
         for (index, truth) in self.truths.iter().enumerate() {
             let Some(real) = truth.real else { continue };
             let flights = truth.flights.iter().copied();
@@ -344,6 +403,7 @@ impl Run {
 
     /// When faults stop, every request ends and everything settles.
     pub(crate) fn settle(&mut self) {
+        self.list_all();
         // With the same epoch: nothing may depend on another ledger's coming.
         self.world.tell(Event::Leader(Some(self.epoch)));
         for round in 0..160 {

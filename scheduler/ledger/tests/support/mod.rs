@@ -136,6 +136,21 @@ pub struct World {
     pub versions: BTreeMap<u64, u64>,
     next_ticket: u64,
     settings: Settings,
+    /// Whether everything is noted in `heard`.
+    pub listens: bool,
+    pub heard: Vec<Heard>,
+    /// Looking at everything again after each event is what costs most.
+    pub audits: bool,
+}
+
+/// What a ledger was told, and what it wants done since.
+#[derive(Debug, Clone)]
+pub enum Heard {
+    /// The books are empty.
+    Begins,
+    Event(Event, Moment),
+    /// An action waits, by its number.
+    Waits(u64, Action),
 }
 
 impl World {
@@ -161,6 +176,9 @@ impl World {
             version: 0,
             versions: BTreeMap::new(),
             next_ticket: 0,
+            listens: false,
+            heard: Vec::new(),
+            audits: true,
         };
         world.relist(1);
         world
@@ -168,16 +186,36 @@ impl World {
 
     /// Begins again with empty books.
     pub fn relist(&mut self, epoch: u64) {
+        self.begin(epoch);
+        self.list_nodes();
+        self.list_pods();
+        self.list_vms();
+    }
+
+    /// Another ledger leads, and knows nothing.
+    pub fn begin(&mut self, epoch: u64) {
         self.ledger = Ledger::new(self.settings.clone());
+        if self.listens {
+            self.heard.push(Heard::Begins);
+        }
         self.tell(Event::Leader(Some(epoch)));
+    }
+
+    pub fn list_nodes(&mut self) {
         for node in self.nodes.values().cloned().collect::<Vec<_>>() {
             self.tell(Event::Node(node));
         }
         self.tell(Event::NodesListed(self.nodes.keys().cloned().collect()));
+    }
+
+    pub fn list_pods(&mut self) {
         for pod in self.pods.values().cloned().collect::<Vec<_>>() {
             self.tell(Event::Pod(pod));
         }
         self.tell(Event::PodsListed(self.pods.keys().cloned().collect()));
+    }
+
+    pub fn list_vms(&mut self) {
         for vm in self.vms.values().cloned().collect::<Vec<_>>() {
             self.tell(Event::Vm(vm));
         }
@@ -185,8 +223,17 @@ impl World {
     }
 
     pub fn tell(&mut self, event: Event) {
+        if self.listens {
+            self.heard.push(Heard::Event(event.clone(), self.now));
+        }
         self.ledger.handle(event, self.now);
-        self.ledger.audit(self.now).expect("kept sums and sets are right");
+        if self.listens {
+            let waits = self.ledger.next(self.now).start.into_iter();
+            self.heard.extend(waits.map(|todo| Heard::Waits(todo.id, todo.action)));
+        }
+        if self.audits {
+            self.ledger.audit(self.now).expect("kept sums and sets are right");
+        }
     }
 
     /// A pod changes. What stays as it was keeps its version.

@@ -1,0 +1,299 @@
+//! A naive model of the ledger: it remembers everything that one ledger was told and has said, and adds up from the beginning
+//! each time it is asked. It has no sums, no queues and nothing that is taken away again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use guest_units::{Moment, Size};
+use scheduler_ledger::{
+    Action, Amount, Answer, Asked, Event, PodFacts, PodKind, ResizeResult, RunnerFacts, Seal,
+    VmFacts,
+};
+use scheduler_protocol::{Outcome, RefusalCode};
+
+use crate::support::{Heard, World, cost};
+
+/// Every request has its answer after that: the time to wait for room, and the time that kubelet has.
+const LONGEST: Duration = Duration::from_millis(500 + 1400);
+/// An order of unknown end arrives within this, or never.
+const MAY_ARRIVE: Duration = Duration::from_secs(5);
+
+type Place = (u64, u64);
+
+/// How an order to resize stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    Open,
+    Accepted(u64),
+    Unknown(Moment),
+    Nothing,
+}
+
+#[derive(Debug)]
+struct Order {
+    pod: String,
+    version: u64,
+    requests: Amount,
+    end: End,
+}
+
+/// What one ledger knows.
+#[derive(Debug, Default)]
+struct Memory {
+    leads: Option<u64>,
+    listed: BTreeSet<&'static str>,
+    /// The newest copy of each pod.
+    pods: BTreeMap<String, PodFacts>,
+    /// All copies of each VM, in their order.
+    vms: BTreeMap<String, Vec<VmFacts>>,
+    orders: BTreeMap<u64, Order>,
+    asked: BTreeMap<u64, (Asked, Moment)>,
+    /// Requests that came before, by VM's pod.
+    generations: BTreeMap<String, Vec<u64>>,
+    stale: BTreeSet<u64>,
+    /// The last request of each VM that got less than it wanted, until the next is answered.
+    short: BTreeMap<String, Size>,
+    /// Approvals that this ledger has given.
+    given: BTreeMap<String, Vec<Seal>>,
+}
+
+/// The model of all ledgers of one run.
+#[derive(Debug, Default)]
+pub(crate) struct Model {
+    now: Memory,
+    /// Every approval that any ledger ever gave, by VM.
+    ever: BTreeMap<(String, Place), Size>,
+    /// Actions that were seen waiting: they wait until they are started.
+    seen: BTreeSet<u64>,
+}
+
+impl Model {
+    /// Takes in what has happened since the last time.
+    pub(crate) fn hear(&mut self, world: &mut World) {
+        for heard in std::mem::take(&mut world.heard) {
+            match heard {
+                Heard::Begins => (self.now, self.seen) = <(Memory, BTreeSet<u64>)>::default(),
+                Heard::Event(event, at) => self.event(event, at),
+                Heard::Waits(id, action) => {
+                    if self.seen.insert(id) {
+                        self.action(action);
+                    }
+                }
+            }
+        }
+    }
+
+    fn event(&mut self, event: Event, at: Moment) {
+        let memory = &mut self.now;
+        match event {
+            Event::Leader(epoch) => memory.leads = epoch,
+            Event::NodesListed(_) => drop(memory.listed.insert("nodes")),
+            Event::PodsListed(_) => drop(memory.listed.insert("pods")),
+            Event::VmsListed(_) => drop(memory.listed.insert("VMs")),
+            Event::Pod(pod) | Event::Placing(pod) => memory.see(pod),
+            Event::LookedUp { found: Some(pod), .. } => memory.see(pod),
+            Event::PodGone(uid) | Event::LookedUp { uid, found: None } => {
+                memory.pods.remove(&uid);
+            }
+            Event::Vm(vm) => memory.vms.entry(vm.uid.clone()).or_default().push(vm),
+            Event::Asked(asked) => memory.ask(asked, at),
+            Event::ResizeEnded { number, result, .. } => {
+                let order = memory.orders.get_mut(&number).expect("only what was ordered ends");
+                order.end = match result {
+                    ResizeResult::Accepted { generation } => End::Accepted(generation),
+                    ResizeResult::Unknown => End::Unknown(at),
+                    _ => End::Nothing,
+                };
+            }
+            _ => {}
+        }
+    }
+
+    fn action(&mut self, action: Action) {
+        match action {
+            Action::Answer { ticket, answer } => {
+                let asked = self.now.asked.remove(&ticket.0);
+                let (asked, _) = asked.expect("rule 7: each request is answered once");
+                match answer {
+                    Answer::Permit { seal, generation, outcome, .. } => {
+                        let uid = &asked.vm.uid;
+                        self.now.short.remove(uid);
+                        if outcome != Outcome::Granted {
+                            self.now.short.insert(uid.clone(), asked.want);
+                        }
+                        let stale = self.now.stale.contains(&ticket.0);
+                        assert!(!stale, "rule 5: a stale request is answered: {asked:?}");
+                        assert_eq!(generation, asked.generation);
+                        self.gives(&asked.vm.uid, seal);
+                    }
+                    Answer::Refused { code: RefusalCode::Stale, .. } => {}
+                    Answer::Refused { code, .. } => {
+                        assert_ne!(code, RefusalCode::Internal);
+                        // Nobody's request says nothing about later ones.
+                        let before = self.now.generations.entry(asked.pod.uid).or_default();
+                        before.retain(|before| *before != asked.generation);
+                    }
+                }
+            }
+            Action::Approve { vm, seal } => self.gives(&vm.uid, seal),
+            Action::Resize { pod, version, epoch, number, requests } => {
+                assert_eq!(Some(epoch), self.now.leads, "rule 5: an order of the present leader");
+                assert!(self.now.complete(), "rule 3: an order before everything is known");
+                let order = Order { pod: pod.uid, version, requests, end: End::Open };
+                self.now.orders.insert(number, order);
+            }
+            Action::LookUp { .. } | Action::Notice { .. } => {}
+        }
+    }
+
+    /// An approval is given: nobody ever gave another size under its number, and its number is larger than all before it.
+    fn gives(&mut self, vm: &str, seal: Seal) {
+        let known = self.now.seals(vm).any(|known| known == seal);
+        if known {
+            return;
+        }
+        assert_eq!(Some(seal.epoch), self.now.leads, "rule 5: {vm} gets {seal:?}");
+        assert!(self.now.complete(), "rule 3: {vm} gets {seal:?} before everything is known");
+        let newest = self.now.seals(vm).map(|seal| seal.place()).max().max(self.now.obeyed(vm));
+        assert!(Some(seal.place()) > newest, "rule 5: {vm} gets {seal:?} after {newest:?}");
+        let twin = self.ever.insert((vm.to_owned(), seal.place()), seal.size);
+        assert!(
+            twin.is_none_or(|size| size == seal.size),
+            "rule 3: {seal:?} was given as {twin:?}"
+        );
+        self.now.given.entry(vm.to_owned()).or_default().push(seal);
+    }
+
+    /// Compares the books with what adding up gives.
+    pub(crate) fn check(&self, world: &World) {
+        let (memory, dump, now) = (&self.now, world.ledger.dump(), world.now);
+        assert_eq!((dump.epoch, dump.complete), (memory.leads, memory.listed.len() == 3));
+        for (name, node) in &dump.nodes {
+            let is_here = |pod: &&PodFacts| pod.node.as_deref() == Some(name) && !pod.finished;
+            let ordinary = |pod: &PodFacts| match &pod.kind {
+                PodKind::Ordinary { requests } => *requests,
+                PodKind::Runner(_) => Amount::ZERO,
+            };
+            let others: Amount = memory.pods.values().filter(is_here).map(ordinary).sum();
+            assert_eq!(node.ordinary, others, "{name}: what ordinary pods take");
+            let promised: Amount = node.vms.values().map(|vm| vm.promise.into()).sum();
+            assert_eq!(node.promised, promised, "{name}: what is promised");
+            let runners = |most| -> Amount {
+                let held =
+                    |pod: &PodFacts, promise| memory.may_have(pod, now, most).max(cost(promise));
+                let here = node.vms.values().filter_map(|vm| {
+                    let is = |pod: &&PodFacts| Some(&pod.name) == vm.pod.as_ref();
+                    Some((vm, memory.pods.values().find(is).filter(|pod| runner(pod).is_some())?))
+                });
+                here.map(|(vm, pod)| held(pod, vm.promise)).sum()
+            };
+            let taken = others + runners(false);
+            assert!(taken.fits_in(node.reserved), "{name}: {} hold {taken}", node.reserved);
+            let grows = node.vms.values().any(|vm| matches!(vm.wish, Some("growing" | "held")));
+            // Before everything is known, pods of VMs that are not known hold what they request.
+            let more = grows || !memory.complete() || node.reserved.fits_in(others + runners(true));
+            assert!(more, "{name}: {} hold {taken}", node.reserved);
+            let leased: Amount = node.vms.values().map(|vm| vm.leased).sum();
+            assert_eq!(node.leased, leased, "{name}: what is leased");
+        }
+        let placed = dump.nodes.values().flat_map(|node| node.vms.values());
+        for vm in placed.chain(dump.unplaced.values()) {
+            let (promise, told) = (memory.promise(&vm.uid), memory.permit(&vm.uid));
+            assert!(promise.fits_in(vm.promise), "rule 3: {} has {promise}: {vm:?}", vm.uid);
+            // What comes of a request after it was answered with less is an approval that nobody has been told of.
+            let most = memory.short.get(&vm.uid).map_or(promise, |want| promise.max(*want));
+            assert!(vm.promise.fits_in(most), "rule 1: {} has {promise}: {vm:?}", vm.uid);
+            assert!(vm.permit == told || most != promise || vm.permit.fits_in(told), "{vm:?}");
+        }
+        for (asked, since) in memory.asked.values() {
+            assert!(now <= *since + LONGEST, "rule 7: no answer to {asked:?}");
+        }
+    }
+}
+
+impl Memory {
+    fn complete(&self) -> bool {
+        self.listed.contains("pods") && self.listed.contains("VMs")
+    }
+
+    fn see(&mut self, pod: PodFacts) {
+        let known = self.pods.get(&pod.uid).map(|known| known.version);
+        if known.is_none_or(|known| known <= pod.version) {
+            self.pods.insert(pod.uid.clone(), pod);
+        }
+    }
+
+    fn ask(&mut self, asked: Asked, at: Moment) {
+        let ticket = asked.ticket.0;
+        let before = self.generations.entry(asked.pod.uid.clone()).or_default();
+        if before.iter().any(|before| *before > asked.generation) {
+            self.stale.insert(ticket);
+        } else if self.leads.is_some()
+            && self.listed.contains("pods")
+            && self.listed.contains("VMs")
+        {
+            before.push(asked.generation);
+        }
+        self.asked.insert(ticket, (asked, at));
+    }
+
+    /// The operator's last word: the highest approval that any status named.
+    fn obeyed(&self, vm: &str) -> Option<Place> {
+        self.vms.get(vm)?.iter().filter_map(|facts| facts.obeyed).max()
+    }
+
+    /// All approvals that were given or seen.
+    fn seals(&self, vm: &str) -> impl Iterator<Item = Seal> {
+        let seen = self.vms.get(vm).into_iter().flatten().filter_map(|facts| facts.visible);
+        seen.chain(self.given.get(vm).into_iter().flatten().copied())
+    }
+
+    /// Those that are not older than the one that the operator obeys: they may still be used.
+    fn usable(&self, vm: &str) -> impl Iterator<Item = Seal> {
+        let obeyed = self.obeyed(vm);
+        self.seals(vm).filter(move |seal| Some(seal.place()) >= obeyed)
+    }
+
+    fn permit(&self, vm: &str) -> Size {
+        let newest = self.usable(vm).max_by_key(Seal::place);
+        newest.map_or(self.least(vm), |seal| seal.size)
+    }
+
+    fn least(&self, vm: &str) -> Size {
+        self.vms[vm].last().expect("a VM was seen").min
+    }
+
+    fn promise(&self, vm: &str) -> Size {
+        let obeyed = self.obeyed(vm);
+        let told = self.vms[vm].iter().rfind(|facts| facts.obeyed == obeyed);
+        let plugged = told.and_then(|facts| facts.plugged).unwrap_or(self.least(vm));
+        self.usable(vm).map(|seal| seal.size).fold(plugged.max(self.least(vm)), Size::max)
+    }
+
+    /// The most that a pod may have, whatever comes of what was ordered. With `most`, an order of unknown end counts as long as
+    /// a later one for the same version of the pod: it need not be told which of them arrives.
+    fn may_have(&self, pod: &PodFacts, now: Moment, most: bool) -> Amount {
+        let Some(facts) = runner(pod) else { return Amount::ZERO };
+        let orders = || self.orders.values().filter(|order| order.pod == pod.uid);
+        let arrives = |order: &Order| match order.end {
+            End::Unknown(since) => order.version == pod.version && now < since + MAY_ARRIVE,
+            _ => false,
+        };
+        let counts = |order: &&Order| match order.end {
+            End::Open => true,
+            End::Accepted(generation) => facts.generation < generation,
+            End::Unknown(_) if most => order.version == pod.version && orders().any(arrives),
+            End::Unknown(_) => arrives(order),
+            End::Nothing => false,
+        };
+        let shown = facts.spec.max(facts.allocated.unwrap_or_default());
+        orders().filter(counts).map(|order| order.requests).fold(shown, Amount::max)
+    }
+}
+
+fn runner(pod: &PodFacts) -> Option<&RunnerFacts> {
+    match &pod.kind {
+        PodKind::Runner(runner) => Some(runner),
+        PodKind::Ordinary { .. } => None,
+    }
+}
