@@ -157,7 +157,6 @@ fn an_order_that_cannot_arrive_any_more_makes_room() {
 }
 
 #[test]
-#[ignore = "fails: a wish that ends after its request was answered gives an approval that nobody is told of"]
 fn what_ends_after_the_answer_gives_no_approval() {
     let mut world = world();
     world.ask("a", 1, size(500, 8), size(500, 2));

@@ -9,7 +9,7 @@ use scheduler_ledger::{
     Action, Amount, Answer, Asked, Event, PodFacts, PodKind, ResizeResult, RunnerFacts, Seal,
     VmFacts,
 };
-use scheduler_protocol::{Outcome, RefusalCode};
+use scheduler_protocol::RefusalCode;
 
 use crate::support::{Heard, World, cost};
 
@@ -51,8 +51,6 @@ struct Memory {
     /// Requests that came before, by VM's pod.
     generations: BTreeMap<String, Vec<u64>>,
     stale: BTreeSet<u64>,
-    /// The last request of each VM that got less than it wanted, until the next is answered.
-    short: BTreeMap<String, Size>,
     /// Approvals that this ledger has given.
     given: BTreeMap<String, Vec<Seal>>,
 }
@@ -115,12 +113,7 @@ impl Model {
                 let asked = self.now.asked.remove(&ticket.0);
                 let (asked, _) = asked.expect("rule 7: each request is answered once");
                 match answer {
-                    Answer::Permit { seal, generation, outcome, .. } => {
-                        let uid = &asked.vm.uid;
-                        self.now.short.remove(uid);
-                        if outcome != Outcome::Granted {
-                            self.now.short.insert(uid.clone(), asked.want);
-                        }
+                    Answer::Permit { seal, generation, .. } => {
                         let stale = self.now.stale.contains(&ticket.0);
                         assert!(!stale, "rule 5: a stale request is answered: {asked:?}");
                         assert_eq!(generation, asked.generation);
@@ -200,10 +193,8 @@ impl Model {
         for vm in placed.chain(dump.unplaced.values()) {
             let (promise, told) = (memory.promise(&vm.uid), memory.permit(&vm.uid));
             assert!(promise.fits_in(vm.promise), "rule 3: {} has {promise}: {vm:?}", vm.uid);
-            // What comes of a request after it was answered with less is an approval that nobody has been told of.
-            let most = memory.short.get(&vm.uid).map_or(promise, |want| promise.max(*want));
-            assert!(vm.promise.fits_in(most), "rule 1: {} has {promise}: {vm:?}", vm.uid);
-            assert!(vm.permit == told || most != promise || vm.permit.fits_in(told), "{vm:?}");
+            assert!(vm.promise.fits_in(promise), "rule 1: {} has {promise}: {vm:?}", vm.uid);
+            assert_eq!(vm.permit, told, "{vm:?}");
         }
         for (asked, since) in memory.asked.values() {
             assert!(now <= *since + LONGEST, "rule 7: no answer to {asked:?}");
