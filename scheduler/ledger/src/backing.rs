@@ -35,6 +35,9 @@ impl Ledger {
     /// Orders the requests that a pod needs, if they are others than it has. Says whether it must wait until something changes
     /// on the node: for room, for the lease, for everything to be known.
     pub(crate) fn order_resize(&mut self, id: PodId, way: &Way, now: Moment) -> bool {
+        if self.pods.get_mut(id).is_none_or(|slot| slot.book.pause_after_nothing(now)) {
+            return false;
+        }
         let Some(slot) = self.pods.get(id) else { return false };
         if !slot.book.may_be_ordered(now) {
             return false;

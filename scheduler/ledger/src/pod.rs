@@ -38,6 +38,8 @@ pub(crate) struct PodBook {
     maybe: Option<Maybe>,
     pub(crate) not_before: Moment,
     pub(crate) failures: u32,
+    /// An order was accepted, and the pod has other requests all the same: somebody changes them, as an admission webhook may.
+    not_applied: bool,
     /// No lease is ordered before: kubelet or the API server has refused one.
     pub(crate) no_lease_before: Moment,
     lease_refusals: u32,
@@ -63,6 +65,7 @@ impl PodBook {
             maybe: None,
             not_before: Moment::default(),
             failures: 0,
+            not_applied: false,
             no_lease_before: Moment::default(),
             lease_refusals: 0,
             unconfirmed: None,
@@ -86,8 +89,10 @@ impl PodBook {
             let caught_up = self.order.is_none_or(|order| {
                 order.accepted.is_some_and(|generation| runner.generation >= generation)
             });
-            if caught_up {
-                self.order = None;
+            if let Some(order) = self.order.take_if(|_| caught_up) {
+                let applied = order.requests == runner.spec;
+                self.failures = if applied { 0 } else { self.failures.saturating_add(1) };
+                self.not_applied = !applied;
             }
             // While kubelet has not acted on the newest spec, its word may be about an older one.
             let settled = runner.observed >= runner.generation
@@ -152,6 +157,15 @@ impl PodBook {
         self.order.is_none() && self.not_before <= now && self.unconfirmed.is_none()
     }
 
+    /// What was accepted and not done is not ordered again at once. Says whether it was.
+    pub(crate) fn pause_after_nothing(&mut self, now: Moment) -> bool {
+        let pause = std::mem::take(&mut self.not_applied);
+        if pause {
+            self.not_before = self.not_before.max(now + back_off(self.failures));
+        }
+        pause
+    }
+
     /// A lease was refused: the next one is tried after a while, later each time.
     pub(crate) fn lease_refused(&mut self, now: Moment) {
         let again = now < self.no_lease_before + LEASE_AGAIN_LONGEST;
@@ -170,7 +184,6 @@ impl PodBook {
     pub(crate) fn accepted(&mut self, number: u64, generation: u64) {
         if let Some(order) = self.order.as_mut().filter(|order| order.number == number) {
             order.accepted = Some(generation);
-            self.failures = 0;
             self.see(self.facts.clone());
         }
     }

@@ -169,3 +169,21 @@ fn what_ends_after_the_answer_gives_no_approval() {
     let permit = world.ledger.dump().nodes["n1"].vms["d/a"].permit;
     assert_eq!(Some(permit), told.map(|seal| seal.size), "the VM has what its agent was told");
 }
+
+#[test]
+fn a_resize_that_is_accepted_and_not_done_is_not_repeated_at_once() {
+    let mut world = world();
+    world.ask("a", 1, size(4000, 2), size(2000, 2));
+    let mut orders = 0;
+    for _ in 0..60 {
+        for done in world.take() {
+            let Done::Resize(pod, number, _) = done else { continue };
+            orders += 1;
+            // Somebody puts back what the order changes.
+            let result = ResizeResult::Accepted { generation: 1 };
+            world.tell(Event::ResizeEnded { pod, number, result });
+        }
+        world.pass(Duration::from_millis(100));
+    }
+    assert!((2..=6).contains(&orders), "{orders} in 6 s");
+}
