@@ -78,6 +78,8 @@ pub struct PodFacts {
     pub state: PodState,
     /// When its deletion was asked for.
     pub terminating_since: Option<Moment>,
+    /// Why no node takes it, in its scheduler's words.
+    pub unschedulable: Option<String>,
     /// Its node, once it has one.
     pub node: Option<String>,
     /// Its address, once it has one.

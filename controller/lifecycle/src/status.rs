@@ -183,10 +183,13 @@ impl Vm {
         );
         let (truth, reason, message) = match self.base {
             Base::New => (Truth::Unknown, "Starting", "Starting reconciliation"),
-            Base::Pending if self.restarts > 0 => {
+            Base::Pending if self.restarts > 0 && self.unschedulable().is_none() => {
                 (Truth::False, "Restarting", "A new pod is starting")
             }
-            Base::Pending => (Truth::Unknown, "Starting", "The pod is starting"),
+            Base::Pending => match self.unschedulable() {
+                Some(why) => (Truth::False, "Unschedulable", why),
+                None => (Truth::Unknown, "Starting", "The pod is starting"),
+            },
             Base::Running if ready => (Truth::True, "Running", "The VM runs"),
             Base::Running if self.pod == Pod::Unknown => {
                 (Truth::Unknown, "Checking", "The pod has not been looked at yet")
@@ -196,6 +199,14 @@ impl Vm {
             Base::Failed => (Truth::False, "Failed", "The VM has failed"),
         };
         Condition { kind: ConditionKind::Available, truth, reason, message: message.to_owned() }
+    }
+
+    /// Why no node takes the pod.
+    fn unschedulable(&self) -> Option<&str> {
+        match &self.pod {
+            Pod::Present(facts) if facts.node.is_none() => facts.unschedulable.as_deref(),
+            Pod::Present(_) | Pod::Unknown | Pod::Absent => None,
+        }
     }
 
     fn degraded(&self, now: Moment) -> Condition {

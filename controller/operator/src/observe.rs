@@ -65,6 +65,9 @@ fn invalid(vm: &VirtualMachine, settings: &PodSettings) -> Option<String> {
     if problems.is_empty() { None } else { Some(problems.join("; ")) }
 }
 
+/// What others say is cut to this.
+const SENTENCE_CHARS: usize = 500;
+
 /// How a pod is doing.
 pub(crate) fn facts(pod: &Pod, now: Moment, wall: Timestamp) -> PodFacts {
     let status = pod.status.as_ref();
@@ -73,6 +76,7 @@ pub(crate) fn facts(pod: &Pod, now: Moment, wall: Timestamp) -> PodFacts {
         name: pod.name_any(),
         state: state(pod),
         terminating_since: terminating_since(pod, now, wall),
+        unschedulable: unschedulable(pod),
         node: text(pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref())),
         ip: text(status.and_then(|status| status.pod_ip.as_ref())),
     }
@@ -93,6 +97,18 @@ fn state(pod: &Pod) -> PodState {
     }
 }
 
+/// Why no node takes the pod, as its scheduler says.
+fn unschedulable(pod: &Pod) -> Option<String> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let condition = conditions.iter().find(|condition| {
+        condition.type_ == "PodScheduled"
+            && condition.status == "False"
+            && condition.reason.as_deref() == Some("Unschedulable")
+    })?;
+    let why = condition.message.as_deref().unwrap_or("no node can take the pod");
+    Some(why.chars().take(SENTENCE_CHARS).collect())
+}
+
 /// Why a pod failed, in a sentence.
 fn failure(pod: &Pod) -> String {
     let Some(status) = &pod.status else { return "the pod failed".to_owned() };
@@ -111,7 +127,7 @@ fn failure(pod: &Pod) -> String {
         let reason = status.reason.as_deref().unwrap_or("Failed");
         format!("the pod failed: {reason} {}", status.message.as_deref().unwrap_or_default())
     };
-    text.trim_end().chars().take(500).collect()
+    text.trim_end().chars().take(SENTENCE_CHARS).collect()
 }
 
 /// The deletion was asked for the grace period before the time that the object shows.
@@ -190,6 +206,22 @@ mod tests {
             "deletionTimestamp": "2026-01-01T00:02:00Z", "deletionGracePeriodSeconds": 30,
         }}));
         assert_eq!(future.terminating_since, Some(NOW), "clocks differ");
+    }
+
+    #[test]
+    fn a_pod_that_no_node_takes_says_why_and_one_that_is_held_back_does_not() {
+        let why = |reason: &str, status: &str| {
+            let condition = json!({
+                "type": "PodScheduled", "status": status, "reason": reason,
+                "message": "0/2 nodes are available: 2 Insufficient cpu.",
+            });
+            seen(json!({"status": {"phase": "Pending", "conditions": [condition]}})).unschedulable
+        };
+        let said = "0/2 nodes are available: 2 Insufficient cpu.";
+        assert_eq!(why("Unschedulable", "False").as_deref(), Some(said));
+        assert_eq!(why("SchedulingGated", "False"), None);
+        assert_eq!(why("Unschedulable", "True"), None);
+        assert_eq!(seen(json!({"status": {"phase": "Pending"}})).unschedulable, None);
     }
 
     #[test]

@@ -372,6 +372,23 @@ fn an_approval_is_obeyed_when_nothing_larger_is_under_way() {
 }
 
 #[test]
+fn a_vm_that_no_node_takes_says_why_until_one_does() {
+    let mut world = World::running(desired());
+    let lost = world.vm.pod_name().unwrap().to_owned();
+    world.kill_pod(&lost);
+    world.later(60);
+    assert_eq!(condition(&world, ConditionKind::Available), (Truth::False, "Restarting"));
+    world.pod_waits("2 Insufficient cpu");
+    assert_eq!(condition(&world, ConditionKind::Available), (Truth::False, "Unschedulable"));
+    let said = world.status.conditions.iter().any(|it| it.message == "2 Insufficient cpu");
+    assert!(said, "{:?}", world.status.conditions);
+    world.pod_becomes(PodState::Pending);
+    assert_eq!(condition(&world, ConditionKind::Available), (Truth::False, "Restarting"));
+    world.pod_ready();
+    assert_eq!(condition(&world, ConditionKind::Available), (Truth::True, "Running"));
+}
+
+#[test]
 fn an_approval_is_obeyed_before_the_pod_has_a_node() {
     let mut world = World::running(desired());
     grow(&mut world, 250, 8);

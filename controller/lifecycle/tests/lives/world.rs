@@ -187,6 +187,16 @@ impl World {
         self.observe();
     }
 
+    /// No node takes the pod.
+    pub(crate) fn pod_waits(&mut self, why: &str) {
+        if let Some(name) = self.vm.pod_name().map(str::to_owned)
+            && let Some(pod) = self.pods.get_mut(&name)
+        {
+            pod.unschedulable = Some(why.to_owned());
+        }
+        self.observe();
+    }
+
     pub(crate) fn pod_ready(&mut self) {
         self.forget_runner();
         self.pod_becomes(PodState::Running { ready: true });
@@ -442,6 +452,7 @@ impl World {
             name: name.clone(),
             state: PodState::Pending,
             terminating_since: None,
+            unschedulable: None,
             node: None,
             ip: None,
         };

@@ -7,6 +7,7 @@ mod cluster_itself;
 mod crash;
 mod ends;
 mod evidence;
+mod full;
 mod https;
 mod identity;
 mod life;
@@ -63,6 +64,7 @@ pub fn all() -> Vec<Scenario> {
         ends::scenarios,
         identity::scenarios,
         approval::scenarios,
+        full::scenarios,
         room::scenarios,
         load::scenarios,
         crash::scenarios,

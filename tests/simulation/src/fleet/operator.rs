@@ -76,6 +76,7 @@ fn facts(number: PodId, pod: &Pod) -> PodFacts {
         name: pod_name(number),
         state,
         terminating_since: pod.terminating_since,
+        unschedulable: None,
         node: pod.node.map(node_name),
         ip: pod.node.map(|_| "10.0.0.1".to_owned()),
     }
