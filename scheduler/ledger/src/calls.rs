@@ -307,14 +307,27 @@ impl Ledger {
         (fits, room): (bool, bool),
         now: Moment,
     ) {
+        let patience = self.patience();
         let Some(class) = self.calls.classes.get_mut(&id) else { return };
         let Some(at) = class.tries.get_mut(&node) else { return };
+        let before = at.due(patience);
         at.has_room(fits && room, now);
         if !fits {
             at.rests_until = Some(now + NONE_FITS);
+        }
+        let after = at.due(patience);
+        let first = after.is_some() && class.timer.is_none_or(|timer| after < Some(timer));
+        let was_first = before.is_some() && before == class.timer;
+        if first {
+            self.timers.set(Who::Class(id), &mut class.timer, after);
+        }
+        if !fits {
             self.calls.stop(id, node);
         }
-        self.set_class_timer(id);
+        // A class may try very many nodes: all are looked at only when this one was the next.
+        if was_first && !first {
+            self.set_class_timer(id);
+        }
     }
 
     fn patience(&self) -> Duration {
