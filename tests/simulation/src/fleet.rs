@@ -35,4 +35,4 @@ pub use fault::{Family, Fault, Kind, Way};
 pub use guest::{Doze, Loads};
 pub use message::{Link, Part, Watcher};
 pub use rules::Violation;
-pub use world::{Machine, Settings, World};
+pub use world::{GivesUp, Machine, Settings, World};
