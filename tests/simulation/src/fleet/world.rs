@@ -82,6 +82,8 @@ pub struct GivesUp {
 pub struct Machine {
     pub(crate) object: VmObject,
     pub(crate) status: Box<Status>,
+    /// Counts what was written to it.
+    pub(crate) status_version: u64,
     pub(crate) guest: Box<Guest>,
     pub(crate) agent: Option<Box<Agent>>,
     pub(crate) life: Option<Box<Life>>,
@@ -222,6 +224,7 @@ impl World {
         Machine {
             object: VmObject::new(limits),
             status: Box::default(),
+            status_version: 0,
             guest: Box::new(guest),
             agent: None,
             life: None,
