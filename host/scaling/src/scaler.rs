@@ -377,8 +377,10 @@ impl Scaler {
         if planned || !(shrinks_cpu || shrinks_memory) {
             return None;
         }
-        // What was agreed before and is still going is not asked again, but is part of the answer.
-        let going = held.min(view.spec);
+        // What was agreed before and is still going is not asked again, but is part of the answer; what the guest refuses to give
+        // is not, for that must not keep what it can give.
+        let refused = self.guest.veto(now).unwrap_or_default();
+        let going = held.min(view.spec.max(refused));
         let to = Size {
             cpu: if shrinks_cpu { goal.cpu } else { going.cpu },
             memory: if shrinks_memory { goal.memory } else { going.memory },

@@ -11,7 +11,7 @@
 //! kubelet, kube-scheduler, QEMU and the guest's kernel, with latencies and faults. Messages take time, drawn from
 //! distributions; requests have deadlines, streams keep their order. All randomness comes from the seed.
 //!
-//! There are no leases of headroom, no change of leader among extenders and no migration in it, as there are none in the product.
+//! Not modelled: a change of leader among extenders, and migrations.
 
 mod agent;
 mod api;
@@ -35,4 +35,4 @@ pub use fault::{Family, Fault, Kind, Way};
 pub use guest::{Doze, Loads};
 pub use message::{Link, Part, Watcher};
 pub use rules::Violation;
-pub use world::{Machine, Settings, World};
+pub use world::{GivesUp, Machine, Settings, World};

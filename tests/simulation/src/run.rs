@@ -199,6 +199,7 @@ impl Fleet {
             policy: self.brain.policy(),
             doze: if self.sleep { Doze::Exact } else { Doze::Never },
             sleep: self.sleep,
+            gives_up: None,
             detector: self.brain == Brain::Reference,
             measure: true,
             record: self.record.map(|plan| plan.beginning_with(first)),

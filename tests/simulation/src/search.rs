@@ -9,7 +9,7 @@ use host_scaling::{Limits, Policy};
 use rand::RngExt as _;
 use scheduler_ledger::Amount;
 
-use crate::fleet::{Bug, Doze, Family, Loads, Settings, Violation, World};
+use crate::fleet::{Bug, Doze, Family, GivesUp, Loads, Settings, Violation, World};
 use crate::load::Load;
 use crate::random::random;
 
@@ -25,6 +25,10 @@ const FAULTS_UNTIL: Duration = Duration::from_secs(2700);
 const LOADS_UNTIL: Duration = Duration::from_secs(3060);
 /// A minute later, and sometimes after that, all must be at rest.
 const REST: [u64; 3] = [3150, 3400, 3599];
+/// A demand that fits nowhere is killed, restarted and polled at the policy's fastest pace. If that went on for ever it would take
+/// most of the time, and show nothing that its first half minute does not. Some do go on, and at the end all.
+const GIVES_UP: GivesUp =
+    GivesUp { kills: 5, until: Moment(LOADS_UNTIL), but_one_of: 10, memory: Bytes::from_mib(100) };
 /// Of a trace so many lines are shown from the first fault on, and so many before the rule is broken.
 const FIRST_LINES: usize = 60;
 const LAST_LINES: usize = 30;
@@ -112,6 +116,7 @@ fn world(run: &Run) -> World {
         doze: Doze::Coarse,
         sleep: true,
         detector: false,
+        gives_up: Some(GIVES_UP),
         measure: false,
         record: None,
         checks: true,

@@ -98,12 +98,14 @@ fn no_rule_is_broken() {
     }
 }
 
-/// A seed at which the search itself was wrong: a write that came late was answered to one who had given it up. What it has found
-/// in the brains is tested with each of them.
+/// Seeds at which the search itself was wrong: a write that came late was answered to one who had given it up; and a VM whose runner
+/// had just ended was thought to hold what its specification says. What it has found in the brains is tested with each of them.
 #[test]
 fn what_was_no_fault_is_none() {
-    let run = Run { seed: 27, only: Some(vec![2]), ..Run::default() };
-    assert_eq!(search(&run).violation, None);
+    for (seed, only) in [(27, vec![2]), (15_335, vec![5, 6])] {
+        let run = Run { seed, only: Some(only), ..Run::default() };
+        assert_eq!(search(&run).violation, None, "seed {seed}");
+    }
 }
 
 /// No bug is there that nothing has found.
@@ -120,14 +122,13 @@ fn every_bug_is_looked_for() {
 fn a_seed_is_the_same_each_time_and_its_trace_tells_the_way() {
     let run = Run { seed: 7, ..Run::default() };
     assert_eq!(search(&run).events, search(&run).events);
-    let run = Run { bug: Some(Bug::RunnerIgnoresVeto), seed: 2, ..run };
-    let traced = Run { trace: Some(15), ..run.clone() };
+    let run = Run { bug: Some(Bug::RunnerIgnoresVeto), seed: 1, ..run };
+    let traced = Run { trace: Some(16), ..run.clone() };
     let (one, other) = (search(&traced), search(&traced));
-    assert_eq!((one.violation.clone(), one.trace), (other.violation, other.trace));
-    if let Some(violation) = one.violation {
-        let text = explain(&run, &violation);
-        assert!(text.starts_with("rule 2 is broken: repeat with: simulate faults --seeds 2..3"));
-        assert!(text.contains("--bug runner-ignores-veto"), "{text}");
-        assert!(text.lines().count() > 10, "{text}");
-    }
+    assert_eq!((&one.violation, &one.trace), (&other.violation, &other.trace));
+    let violation = one.violation.expect("the bug is found with this seed");
+    let text = explain(&run, &violation);
+    assert!(text.starts_with("rule 2 is broken: repeat with: simulate faults --seeds 1..2"));
+    assert!(text.contains("--bug runner-ignores-veto"), "{text}");
+    assert!(text.lines().count() > 10, "{text}");
 }

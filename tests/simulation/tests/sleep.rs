@@ -26,6 +26,7 @@ fn run(brain: Brain, archetype: Archetype, seed: u64, sleep: bool, phase: u64) -
         policy: brain.policy(),
         doze: if sleep { Doze::Exact } else { Doze::Never },
         sleep,
+        gives_up: None,
         detector: brain == Brain::Reference,
         measure: true,
         checks: false,

@@ -91,18 +91,21 @@ impl World {
                 let answer = self.patched((vm, life, pod), generation, (from, size), seal);
                 self.send(link, answer);
             }
-            Message::WriteStatus { vm, epoch, status } => {
-                let raced = self.faults.conflict();
+            Message::WriteStatus { vm, epoch, over, status } => {
+                // What a leader before sent, or what was given up, comes late: it must not undo what came after.
+                let machine = &mut self.vms[vm as usize];
+                let raced = machine.status_version != over || self.faults.conflict();
                 if !raced {
-                    let machine = &mut self.vms[vm as usize];
+                    machine.status_version += 1;
                     machine.object.take(&status);
-                    // What was overtaken counts no more, even if a status that comes late says otherwise.
+                    // What was overtaken counts no more.
                     machine.seals.retain(|seal| Some(seal.place()) >= machine.object.obeyed);
                     machine.status = status.clone();
                     self.vm_changed(vm);
                 }
+                let version = Some(self.vms[vm as usize].status_version);
                 let status = (!raced).then_some(status);
-                self.send(link, Message::StatusWritten { vm, epoch, status });
+                self.send(link, Message::StatusWritten { vm, epoch, version, status });
             }
             Message::CreatePod { vm, pod, epoch } => {
                 let done = !self.faults.conflict();

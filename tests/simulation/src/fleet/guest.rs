@@ -182,6 +182,8 @@ pub(crate) struct Guest {
     loads: Loads,
     pub(crate) load: Load,
     pub(crate) next: Option<Load>,
+    /// Kills since this load began.
+    pub(crate) kills_of_load: u32,
     /// What the hypervisor has.
     pub(crate) size: Size,
     counters: Counters,
@@ -236,6 +238,7 @@ impl Guest {
             loads,
             load,
             next,
+            kills_of_load: 0,
             size,
             counters: Counters::default(),
             counted_at: Moment::ZERO,
@@ -340,13 +343,22 @@ impl Guest {
         self.count(now);
         let Kills(mut kills) = self.held.advance(now);
         while let Some(next) = self.next.filter(|next| next.at <= now) {
-            self.load = next;
+            (self.load, self.kills_of_load) = (next, 0);
             self.next = self.loads.next();
             kills += self.held.wish(&next, now).0;
         }
+        self.kills_of_load += kills;
         self.held_since = self.held.at(now);
         self.changed(now);
         Kills(kills)
+    }
+
+    /// Its supervisor has restarted the workload often enough, and runs it with so much memory until the load changes.
+    pub(crate) fn give_up(&mut self, memory: Bytes, now: Moment) {
+        let load = Load { at: now, memory, memory_per_second: 0, ..self.load };
+        (self.load, self.kills_of_load) = (load, 0);
+        let Kills(none) = self.held.wish(&load, now);
+        debug_assert_eq!(none, 0, "it was advanced to now");
     }
 
     /// When to work next.

@@ -206,11 +206,15 @@ pub(crate) enum Message {
     WriteStatus {
         vm: VmId,
         epoch: u64,
+        /// It is written over this version alone.
+        over: u64,
         status: Box<Status>,
     },
     StatusWritten {
         vm: VmId,
         epoch: u64,
+        /// What is stored now, where the API server has answered.
+        version: Option<u64>,
         status: Option<Box<Status>>,
     },
 

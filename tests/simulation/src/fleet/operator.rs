@@ -30,6 +30,8 @@ pub(crate) struct Operator {
 pub(crate) struct Life {
     pub(crate) vm: Vm,
     seen: VmObject,
+    /// The stored status that this process knows.
+    kept: u64,
     wake: Option<Moment>,
     /// The pod whose runner is followed.
     polled: Option<PodId>,
@@ -105,6 +107,7 @@ impl World {
             let life = Life {
                 vm: Vm::new(stored, settings),
                 seen: *object,
+                kept: machine.status_version,
                 wake: None,
                 polled: None,
                 known: None,
@@ -222,8 +225,9 @@ impl World {
                 self.send(link, Message::Order { vm, pod, epoch, generation, what });
             }
             Action::WriteStatus(status) => {
-                let status = Box::new(status);
-                self.send(Link::OperatorApi, Message::WriteStatus { vm, epoch, status });
+                let Some(life) = &self.vms[vm as usize].life else { return };
+                let (over, status) = (life.kept, Box::new(status));
+                self.send(Link::OperatorApi, Message::WriteStatus { vm, epoch, over, status });
             }
         }
     }
@@ -314,7 +318,10 @@ impl World {
                 self.tell_life(vm, Event::CreateFailed("no answer".to_owned()));
                 self.operator_looks_for_pod(vm);
             }
-            Message::StatusWritten { vm, epoch, status } if epoch == ours => {
+            Message::StatusWritten { vm, epoch, version, status } if epoch == ours => {
+                if let Some(life) = &mut self.vms[vm as usize].life {
+                    life.kept = life.kept.max(version.unwrap_or(0));
+                }
                 let event = status.map_or(Event::StatusFailed, |it| Event::StatusWritten(*it));
                 self.tell_life(vm, event);
                 self.follow(vm);

@@ -321,8 +321,8 @@ fn late(message: Message) -> Option<Message> {
     match message {
         Message::Resize { .. } | Message::Order { .. } => Some(message),
         // Answers to it have no number of their own: this one's is for nobody.
-        Message::WriteStatus { vm, status, .. } => {
-            Some(Message::WriteStatus { vm, epoch: 0, status })
+        Message::WriteStatus { vm, over, status, .. } => {
+            Some(Message::WriteStatus { vm, epoch: 0, over, status })
         }
         _ => None,
     }
@@ -356,7 +356,7 @@ fn failure(message: &Message) -> Option<(Duration, Message)> {
             (API_LIMIT, Message::PodDeleted { vm, pod, epoch, done: false })
         }
         Message::WriteStatus { vm, epoch, .. } | Message::StatusWritten { vm, epoch, .. } => {
-            (API_LIMIT, Message::StatusWritten { vm, epoch, status: None })
+            (API_LIMIT, Message::StatusWritten { vm, epoch, version: None, status: None })
         }
         Message::Resize { pod, life, number, .. } | Message::Resized { pod, life, number, .. } => {
             (API_LIMIT, Message::Resized { pod, life, number, result: ResizeResult::Unknown })

@@ -166,7 +166,9 @@ impl World {
                     return;
                 }
                 // What is below it may have no room to grow.
-                let has = machine.runner.as_ref().map_or(from, |runner| runner.size());
+                let runs = machine.runner.as_ref().map(|runner| runner.size());
+                // Of a runner that has just ended the agent sees the last that was shown.
+                let has = runs.or(seen.plugged).unwrap_or(from);
                 if !min.min(from).min(has).fits_in(size) {
                     self.broken(4, vm, format!("{size:?} is written, the minimum is {min:?}"));
                     return;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use controller_lifecycle::{Phase, Status};
-use guest_units::{Moment, Size};
+use guest_units::{Bytes, Moment, Size};
 use host_scaling::{Limits, Policy};
 use scheduler_ledger::{Amount, Seal};
 
@@ -53,6 +53,8 @@ pub struct Settings {
     pub sleep: bool,
     /// In the guests is the reference's detector in place of the shipped policy.
     pub detector: bool,
+    /// Some supervisors do not restart a workload for ever.
+    pub gives_up: Option<GivesUp>,
     /// The quality of scaling is measured.
     pub measure: bool,
     /// How it goes over time is recorded, where the quality is measured.
@@ -63,10 +65,25 @@ pub struct Settings {
     pub trace: Option<u32>,
 }
 
+/// When a supervisor stops restarting a workload that is killed again and again.
+#[derive(Debug, Clone, Copy)]
+pub struct GivesUp {
+    /// Of one load.
+    pub kills: u32,
+    /// Never from then on.
+    pub until: Moment,
+    /// Of so many VMs one does not.
+    pub but_one_of: u32,
+    /// What the workload does with from then on.
+    pub memory: Bytes,
+}
+
 /// A VM with all that serves it.
 pub struct Machine {
     pub(crate) object: VmObject,
     pub(crate) status: Box<Status>,
+    /// Counts what was written to it.
+    pub(crate) status_version: u64,
     pub(crate) guest: Box<Guest>,
     pub(crate) agent: Option<Box<Agent>>,
     pub(crate) life: Option<Box<Life>>,
@@ -207,6 +224,7 @@ impl World {
         Machine {
             object: VmObject::new(limits),
             status: Box::default(),
+            status_version: 0,
             guest: Box::new(guest),
             agent: None,
             life: None,
@@ -381,6 +399,13 @@ impl World {
         }
         machine.load_wake = None;
         let kills = machine.guest.work(now);
+        if let Some(GivesUp { kills, until, but_one_of, memory }) = self.settings.gives_up
+            && machine.guest.kills_of_load >= kills
+            && now < until
+            && !vm.is_multiple_of(but_one_of)
+        {
+            machine.guest.give_up(memory, now);
+        }
         self.killed(vm, kills);
         self.workload_changed(vm);
     }
