@@ -126,7 +126,7 @@ impl Certs {
         self.keys.subscribe()
     }
 
-    /// The certificate of a runner pod, good for now; owned by the VM.
+    /// A valid certificate of a runner pod, owned by the VM.
     pub(crate) async fn ensure_runner(
         &self,
         namespace: &str,

@@ -63,10 +63,11 @@ pub(crate) fn pod(pod: &Pod) -> Option<PodFacts> {
         name: metadata.name.clone()?,
         node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
         finished: matches!(phase, Some("Succeeded" | "Failed")),
-        unplaced: status
-            .is_some_and(unschedulable)
-            .then(|| pod.spec.as_ref().map(|spec| Box::new(demands(pod, spec))))
-            .flatten(),
+        unplaced: pod
+            .spec
+            .as_ref()
+            .filter(|_| status.is_some_and(unschedulable))
+            .map(|spec| Box::new(demands(pod, spec))),
         version: metadata.resource_version.as_deref().and_then(|it| it.parse().ok()).unwrap_or(0),
         kind,
     })

@@ -1,5 +1,7 @@
 //! Keeps the pods' requests, and the approvals on VMs without an agent or without a pod, as the promises need them.
 
+use std::time::Duration;
+
 use guest_units::{Moment, Size};
 
 use crate::amount::Amount;
@@ -10,8 +12,20 @@ use crate::give_way::Way;
 use crate::headroom::Wanted;
 use crate::ledger::Ledger;
 use crate::pod::PodBook;
-use crate::slab::{NodeId, PodId, VmId};
+use crate::slab::{Key as _, NodeId, PodId, VmId};
 use crate::vm::{VmBook, WishState, Writing};
+
+/// An agent that has not asked since the lease was won is not waited for.
+const SILENT_FOR: Duration = Duration::from_secs(60);
+/// What is to be written for every VM is spread over this.
+const SPREAD_MILLIS: u64 = 60_000;
+
+/// So that the API server is not asked for everything at once.
+pub(crate) fn spread(vm: VmId) -> Duration {
+    // A prime: neighbours are far from each other.
+    let place = u64::try_from(vm.place()).unwrap_or(u64::MAX);
+    Duration::from_millis(place.wrapping_mul(7919) % SPREAD_MILLIS)
+}
 
 impl Ledger {
     /// What the main container of a VM's pod must request.
@@ -131,6 +145,13 @@ impl Ledger {
         // Also one that was given before: whoever was to write it may be gone.
         let seal = book.seal_for(epoch, size);
         book.write(seal, now);
+    }
+
+    /// When the approval of an earlier ledger is renewed for an agent that has not asked for anything by then. None: it need not be.
+    pub(crate) fn renew_at(&self, vm: VmId) -> Option<Moment> {
+        let (epoch, book) = (self.epoch?, self.book(vm)?);
+        let old = book.facts.autoscaled && book.newest().is_some_and(|seal| seal.epoch != epoch);
+        old.then(|| self.led_since + SILENT_FOR + spread(vm))
     }
 
     /// Orders the approval to be written that waits for it.

@@ -325,7 +325,7 @@ impl Ledger {
             self.calls.stop(id, node);
         }
         // A class may try very many nodes: all are looked at only when this one was the next.
-        if was_first && !first {
+        if was_first && !first && after != before {
             self.set_class_timer(id);
         }
     }

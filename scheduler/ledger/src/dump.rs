@@ -6,6 +6,7 @@ use guest_units::Size;
 use serde::Serialize;
 
 use crate::amount::Amount;
+use crate::books::NodeSlot;
 use crate::ledger::Ledger;
 use crate::slab::{NodeId, VmId};
 use crate::vm::{VmBook, WishState};
@@ -95,8 +96,10 @@ impl Ledger {
     /// The sums of one node: whoever needs those of all looks at some at a time, and keeps no request waiting.
     #[must_use]
     pub fn level(&self, node: &str) -> Option<NodeLevel> {
-        let id = self.nodes.find(node)?;
-        let slot = self.nodes.get(id)?;
+        self.level_of(self.nodes.get(self.nodes.find(node)?)?)
+    }
+
+    fn level_of(&self, slot: &NodeSlot) -> Option<NodeLevel> {
         let (mut promised, mut plugged) = (Amount::ZERO, Amount::ZERO);
         let pods = slot.tenants.iter().filter_map(|pod| self.pods.get(*pod));
         for book in pods.filter(|pod| self.is_primary(pod)).filter_map(|pod| self.vm_of(pod)) {
@@ -120,15 +123,12 @@ impl Ledger {
             .nodes
             .iter()
             .filter_map(|(id, name, node)| {
-                let empty = NodeDump {
-                    allocatable: node.facts.as_ref()?.allocatable,
-                    reserved: node.reserved.amount(),
-                    ordinary: ordinary.get(&id).copied().unwrap_or_default(),
-                    leased: node.leased.amount(),
-                    promised: Amount::ZERO,
-                    plugged: Amount::ZERO,
-                    vms: BTreeMap::new(),
-                };
+                let NodeLevel { allocatable, reserved, leased, promised, plugged } =
+                    self.level_of(node)?;
+                let ordinary = ordinary.get(&id).copied().unwrap_or_default();
+                let vms = BTreeMap::new();
+                let empty =
+                    NodeDump { allocatable, reserved, ordinary, leased, promised, plugged, vms };
                 Some((name.to_owned(), empty))
             })
             .collect();
@@ -139,15 +139,9 @@ impl Ledger {
             let vm = self.dump_vm(id, book);
             let node = self.primary(id).and_then(|pod| nodes.get_mut(pod.book.counts_on()?));
             match node {
-                Some(node) => {
-                    node.promised = node.promised + vm.promise.into();
-                    node.plugged = node.plugged + vm.plugged.map_or(Amount::ZERO, Amount::from);
-                    node.vms.insert(name, vm);
-                }
-                None => {
-                    unplaced.insert(name, vm);
-                }
-            }
+                Some(node) => node.vms.insert(name, vm),
+                None => unplaced.insert(name, vm),
+            };
         }
         Dump { epoch: self.epoch, complete: self.complete(), nodes, unplaced }
     }

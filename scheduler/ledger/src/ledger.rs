@@ -1,7 +1,6 @@
 //! The books as a whole: what was seen, and whom it concerns.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Duration;
 
 use guest_units::Moment;
 
@@ -12,22 +11,10 @@ use crate::facts::{NodeFacts, PodFacts, VmFacts};
 use crate::permit::{REFUSED_BY_API, REFUSED_BY_QUOTA};
 use crate::pod::{PodBook, TRY_AGAIN, TRY_RENEWED, back_off};
 use crate::settings::Settings;
-use crate::slab::{Key as _, NodeId, PodId, Slab, VmId};
+use crate::slab::{NodeId, PodId, Slab, VmId};
 use crate::standing::Standings;
 use crate::timers::{Timers, Who};
 use crate::vm::{VmBook, WishState};
-
-/// An agent that has not asked since the lease was won is not waited for.
-const SILENT_FOR: Duration = Duration::from_secs(60);
-/// What is to be written for every VM is spread over this.
-const SPREAD_MILLIS: u64 = 60_000;
-
-/// So that the API server is not asked for everything at once.
-pub(crate) fn spread(vm: VmId) -> Duration {
-    // A prime: neighbours are far from each other.
-    let place = u64::try_from(vm.place()).unwrap_or(u64::MAX);
-    Duration::from_millis(place.wrapping_mul(7919) % SPREAD_MILLIS)
-}
 
 /// Everything that is promised on every node. Only its owner changes it, by events.
 #[derive(Debug, Clone, Default)]
@@ -35,7 +22,7 @@ pub struct Ledger {
     pub(crate) settings: Settings,
     pub(crate) epoch: Option<u64>,
     /// When that was.
-    led_since: Moment,
+    pub(crate) led_since: Moment,
     pub(crate) nodes: Slab<NodeId, NodeSlot>,
     pub(crate) standings: Standings,
     pub(crate) pods: Slab<PodId, PodSlot>,
@@ -161,13 +148,6 @@ impl Ledger {
         }
         self.forget_tries();
         self.touch_all();
-    }
-
-    /// When the approval of an earlier ledger is renewed for an agent that has not asked for anything by then. None: it need not be.
-    pub(crate) fn renew_at(&self, vm: VmId) -> Option<Moment> {
-        let (epoch, book) = (self.epoch?, self.book(vm)?);
-        let old = book.facts.autoscaled && book.newest().is_some_and(|seal| seal.epoch != epoch);
-        old.then(|| self.led_since + SILENT_FOR + spread(vm))
     }
 
     fn see_node(&mut self, facts: NodeFacts) {

@@ -18,9 +18,10 @@
 use guest_units::{Moment, Size};
 use scheduler_protocol::{Outcome, RefusalCode};
 
+use crate::backing::spread;
 use crate::event::{Action, Answer, Asked, Notice, Ticket, Why};
 use crate::facts::PodFacts;
-use crate::ledger::{Ledger, spread};
+use crate::ledger::Ledger;
 use crate::pod::back_off;
 use crate::settings::Settings;
 use crate::slab::{NodeId, VmId};

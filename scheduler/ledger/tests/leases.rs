@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use guest_units::{MilliCpu, Size};
 use scheduler_ledger::{
-    Action, Answer, Event, Pending, PodFacts, PodKind, ResizeResult, Seal, Why,
+    Action, Amount, Answer, Event, Pending, PodFacts, PodKind, ResizeResult, Seal, Why,
 };
 use scheduler_protocol::Outcome;
 use support::leasing::{
@@ -520,15 +520,18 @@ fn the_score_of_a_node_does_not_count_leases() {
 }
 
 #[test]
-fn the_sums_of_a_node_are_those_of_the_whole_books() {
+fn the_sums_of_a_node_are_those_of_its_vms_and_pods() {
     let mut world = leased(node("n1", 8000, 64), &["a", "b"]);
     world.pod(ordinary("o", "n1", amount(700, 0)));
     let node = world.ledger.dump().nodes.remove("n1").unwrap();
     let level = world.ledger.level("n1").unwrap();
-    assert_eq!(
-        (level.allocatable, level.reserved, level.leased, level.promised, level.plugged),
-        (node.allocatable, node.reserved, node.leased, node.promised, node.plugged)
-    );
+    let promised: Amount = node.vms.values().map(|vm| vm.promise.into()).sum();
+    let plugged: Amount = node.vms.values().map(|vm| vm.plugged.unwrap().into()).sum();
+    let requests: Amount = node.vms.values().map(|vm| vm.requests.unwrap()).sum();
+    let reserved = requests + amount(700, 0);
+    assert_eq!((level.promised, level.plugged, level.reserved), (promised, plugged, reserved));
+    assert_eq!(level.allocatable, amount(8000, 64 * 1024));
+    assert_eq!(level.leased, node.vms.values().map(|vm| vm.leased).sum());
     assert_eq!(world.ledger.node_names(), ["n1"]);
     assert_eq!(world.ledger.level("n2"), None);
 }
