@@ -6,13 +6,13 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::api::items;
 use super::books::{Books, check_node};
 use super::space::Space;
 use super::vm::Vm;
-use super::{Needs, Scenario};
+use super::{Needs, Scenario, ordinary};
 use crate::cluster::Cluster;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -41,7 +41,8 @@ const WATCHED: Duration = Duration::from_secs(5);
 fn full(cluster: &Cluster) -> Result<()> {
     let space = Space::new(cluster, "full")?;
     for node in cluster.layout().nodes() {
-        fill(&space, &node.name())?;
+        let left = u64::from(HELD_BY_NODE) * POD_MILLI + LEFT;
+        ordinary::fill(&space, &node.name(), left)?;
     }
     space.apply(&manifest())?;
     cluster.wait_until("every VM has a pod, and the nodes are full", PLACED, || {
@@ -69,38 +70,6 @@ fn full(cluster: &Cluster) -> Result<()> {
     ensure!(took <= ENTRY, "the last of {LEAVING} came in after {took:?}");
     holds_exactly(&space, cluster)?;
     told(&space)
-}
-
-/// Leaves exactly the room that the VMs are to find.
-fn fill(space: &Space, node: &str) -> Result<()> {
-    let free = Books::read(&space.cluster)?.free_cpu(node)?;
-    let filler = free
-        .checked_sub(u64::from(HELD_BY_NODE) * POD_MILLI + LEFT)
-        .with_context(|| format!("{node} has only {free}m of CPU free at first"))?;
-    let pod = json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": format!("filler-{node}")},
-        "spec": {
-            "nodeSelector": {"kubernetes.io/hostname": node},
-            "terminationGracePeriodSeconds": 0,
-            "automountServiceAccountToken": false,
-            "containers": [{
-                "name": "c",
-                "image": "localhost/busybox:local",
-                "imagePullPolicy": "Never",
-                "command": ["sleep", "1000000"],
-                "resources": {"requests": {"cpu": format!("{filler}m")}},
-            }],
-        },
-    });
-    let path = format!("/api/v1/namespaces/{}/pods", space.name());
-    let answer = space.api.post(&path, &pod)?;
-    ensure!(answer.status == 201, "the filler was refused: {}", answer.message());
-    space.cluster.wait_until("the filler runs", PLACED, || {
-        let pod = space.api.get(&format!("{path}/filler-{node}"))?;
-        Ok(pod["status"]["phase"] == "Running")
-    })
 }
 
 fn manifest() -> String {

@@ -13,6 +13,7 @@ mod identity;
 mod life;
 mod load;
 mod manifests;
+mod ordinary;
 mod resize;
 mod room;
 mod space;

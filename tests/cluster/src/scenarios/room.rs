@@ -7,12 +7,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::{Value, json};
 
 use super::books::{Books, check_node};
 use super::space::Space;
 use super::vm::{Shape, Vm, size};
-use super::{Needs, Scenario};
+use super::{Needs, Scenario, ordinary};
 use crate::cluster::Cluster;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -46,12 +45,7 @@ fn room(cluster: &Cluster) -> Result<()> {
     let shape = Shape { node: &node, ..Shape::default() };
     let (space, vm) = Space::with_vm(cluster, "room", &shape)?;
     let track = Track { space, vm, node };
-    let free = Books::read(cluster)?.free_cpu(&track.node)?;
-    let filler = free
-        .checked_sub(LEFT)
-        .with_context(|| format!("{} has only {free}m of CPU free at first", track.node))?;
-    create_pod(&track, "filler", filler)?;
-    wait_for_pod(&track, "filler")?;
+    ordinary::fill(&track.space, &track.node, LEFT)?;
     // Who is first differs; who gets it does not matter.
     for (vm_later, pod_later) in [(0, 0), (40, 0), (0, 40)] {
         race(&track, vm_later, pod_later)
@@ -69,13 +63,13 @@ fn race(track: &Track, vm_later_ms: u64, pod_later_ms: u64) -> Result<()> {
             vm.resize(size(VM_LARGE, 4))
         });
         thread::sleep(Duration::from_millis(pod_later_ms));
-        create_pod(track, "rival", POD_WANTS)?;
+        ordinary::create(&track.space, &track.node, "rival", POD_WANTS)?;
         growing.join().map_err(|_| anyhow::anyhow!("the thread broke"))?
     })?;
     watch(track)?;
     let mut pod_won = false;
     cluster.wait_until("one of the two has the room", SOON, || {
-        pod_won = phase(&see_pod(track, "rival")?) == "Running";
+        pod_won = ordinary::phase(&ordinary::see(&track.space, "rival")?) == "Running";
         let vm_won = vm.see()?.plugged()? == size(VM_LARGE, 4);
         ensure!(!(pod_won && vm_won), "both have it");
         check_node(&space.api, node)?;
@@ -83,17 +77,17 @@ fn race(track: &Track, vm_later_ms: u64, pod_later_ms: u64) -> Result<()> {
     })?;
     // The loser gets it as soon as it is free.
     if pod_won {
-        remove_pod(track, "rival")?;
+        ordinary::remove(&track.space, "rival")?;
         vm.wait_size(cluster, size(VM_LARGE, 4), SOON).context("after the pod has gone")?;
         vm.resize(size(VM_SMALL, 4))?;
     } else {
-        if turned_away(&see_pod(track, "rival")?) {
-            remove_pod(track, "rival")?;
-            create_pod(track, "rival", POD_WANTS)?;
+        if ordinary::turned_away(&ordinary::see(&track.space, "rival")?) {
+            ordinary::remove(&track.space, "rival")?;
+            ordinary::create(&track.space, &track.node, "rival", POD_WANTS)?;
         }
         vm.resize(size(VM_SMALL, 4))?;
-        wait_for_pod(track, "rival").context("after the VM has shrunk")?;
-        remove_pod(track, "rival")?;
+        ordinary::wait(&track.space, &track.node, "rival").context("after the VM has shrunk")?;
+        ordinary::remove(&track.space, "rival")?;
     }
     vm.wait_size(cluster, size(VM_SMALL, 4), SOON)?;
     cluster.wait_until("the VM's room is given back", SOON, || {
@@ -121,67 +115,4 @@ fn watch(track: &Track) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn create_pod(track: &Track, name: &str, milli: u64) -> Result<()> {
-    let Track { space, node, .. } = track;
-    let pod = json!({
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name},
-        "spec": {
-            "nodeSelector": {"kubernetes.io/hostname": node},
-            "terminationGracePeriodSeconds": 0,
-            "automountServiceAccountToken": false,
-            "containers": [{
-                "name": "c",
-                "image": "localhost/busybox:local",
-                "imagePullPolicy": "Never",
-                "command": ["sleep", "1000000"],
-                "resources": {"requests": {"cpu": format!("{milli}m")}},
-            }],
-        },
-    });
-    let answer = space.api.post(&format!("/api/v1/namespaces/{}/pods", space.name()), &pod)?;
-    ensure!(answer.status == 201, "the pod {name} was refused: {}", answer.message());
-    Ok(())
-}
-
-fn pod_path(track: &Track, name: &str) -> String {
-    format!("/api/v1/namespaces/{}/pods/{name}", track.space.name())
-}
-
-fn see_pod(track: &Track, name: &str) -> Result<Value> {
-    track.space.api.get(&pod_path(track, name))
-}
-
-fn phase(pod: &Value) -> &str {
-    pod["status"]["phase"].as_str().unwrap_or_default()
-}
-
-/// Whether kubelet refused the pod for want of room.
-fn turned_away(pod: &Value) -> bool {
-    pod["status"]["reason"].as_str().is_some_and(|reason| reason.starts_with("OutOf"))
-}
-
-fn wait_for_pod(track: &Track, name: &str) -> Result<()> {
-    track.space.cluster.wait_until(&format!("the pod {name} runs"), SOON, || {
-        check_node(&track.space.api, &track.node)?;
-        let pod = see_pod(track, name)?;
-        ensure!(
-            !turned_away(&pod),
-            "{name} was turned away, though there is room: {}",
-            pod["status"]
-        );
-        Ok(phase(&pod) == "Running")
-    })
-}
-
-fn remove_pod(track: &Track, name: &str) -> Result<()> {
-    let path = pod_path(track, name);
-    let space = &track.space;
-    space.api.delete(&path)?;
-    space.cluster.wait_until(&format!("the pod {name} is gone"), SOON, || {
-        Ok(space.api.find(&path)?.is_none())
-    })
 }
