@@ -94,7 +94,8 @@ fn demands(pod: &Pod, spec: &PodSpec) -> Demands {
     let (labels, tolerations): (Vec<_>, Vec<_>) = (labels.collect(), tolerations.collect());
     let mut class = DefaultHasher::new();
     (&pod.metadata.namespace, &spec.scheduler_name, &labels, &tolerations).hash(&mut class);
-    (spec.affinity, spec.topology_spread_constraints, &spec.volumes).hash(&mut class);
+    (spec.affinity, spec.topology_spread_constraints, spec.resource_claims).hash(&mut class);
+    spec.volumes.hash(&mut class);
     for container in spec.containers.iter().chain(&spec.init_containers) {
         let requests = container.resources.as_ref().and_then(|resources| resources.requests);
         (requests.map(|requests| requests.others), &container.ports).hash(&mut class);

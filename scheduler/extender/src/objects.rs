@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference, Time};
 use kube::Resource;
 use scheduler_ledger::Amount;
-use serde::de::{MapAccess, Visitor};
+use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
@@ -73,6 +73,8 @@ pub(crate) struct PodSpec {
     #[serde(default)]
     pub(crate) topology_spread_constraints: Digest,
     #[serde(default)]
+    pub(crate) resource_claims: Digest,
+    #[serde(default)]
     pub(crate) volumes: Vec<Volume>,
 }
 
@@ -84,12 +86,20 @@ pub(crate) struct Toleration {
     pub(crate) effect: Option<String>,
 }
 
-/// Of the kinds of volumes, the one that may tie a pod to a node. The names of others differ from pod to pod.
+/// Whether a volume may tie a pod to a node. To which, its name would not tell: each pod of a StatefulSet has others.
 #[derive(Debug, Clone, Deserialize, Hash)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Volume {
-    #[serde(default)]
-    persistent_volume_claim: Digest,
+    #[serde(default, deserialize_with = "present")]
+    persistent_volume_claim: bool,
+    #[serde(default, deserialize_with = "present")]
+    ephemeral: bool,
+    #[serde(default, deserialize_with = "present")]
+    csi: bool,
+}
+
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    IgnoredAny::deserialize(deserializer).map(|_| true)
 }
 
 #[derive(Debug, Clone, Deserialize, Hash)]

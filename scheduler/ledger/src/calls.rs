@@ -8,7 +8,7 @@
 //!     | ^                                |                 (affinity, volumes)                  two others are tried
 //!     | |                                +-- one has come: forgotten                            |
 //!     | +---------------------------------------------------------------------------------------+
-//!     +-- none would fit: rests, shortly
+//!     +-- none would fit, or no room for `patience`: rests, shortly
 //! ```
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +33,8 @@ const NONE_FITS: Duration = Duration::from_secs(5);
 const AT_ONCE: usize = 8;
 /// More pods of a class than this are not looked at together.
 const MOST_CALLERS: usize = 64;
+/// No more nodes than this are tried at a time since others were tried in vain.
+const WIDEST: usize = 128;
 
 /// Everybody who calls for room.
 #[derive(Debug, Clone, Default)]
@@ -41,6 +43,8 @@ pub(crate) struct Calls {
     classes: BTreeMap<u64, Class>,
     /// Which classes try a node.
     tried: BTreeSet<(NodeId, u64)>,
+    /// Classes that may have stopped trying a node, and look for others.
+    pub(crate) look: BTreeSet<u64>,
 }
 
 /// A pod that waits for a node.
@@ -57,6 +61,8 @@ struct Call {
 struct Class {
     demands: Demands,
     callers: BTreeMap<u64, Amount>,
+    /// How many of them need so much CPU and memory.
+    needs: BTreeMap<(u64, u64), usize>,
     tries: BTreeMap<NodeId, Try>,
     /// Number of tries that do not rest.
     tried: usize,
@@ -67,19 +73,41 @@ struct Class {
 
 impl Class {
     fn new(demands: Demands) -> Self {
-        let (callers, tries) = (BTreeMap::new(), BTreeMap::new());
-        Self { demands, callers, tries, tried: 0, wider: 0, timer: None }
+        let (callers, needs, tries) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { demands, callers, needs, tries, tried: 0, wider: 0, timer: None }
+    }
+
+    /// Says whether it is the first that needs so much.
+    fn add(&mut self, rank: u64, need: Amount) -> bool {
+        self.callers.insert(rank, need);
+        let alike = self.needs.entry((need.cpu_millis, need.memory_bytes)).or_default();
+        *alike += 1;
+        *alike == 1
+    }
+
+    fn remove(&mut self, rank: u64) {
+        let Some(need) = self.callers.remove(&rank) else { return };
+        let key = (need.cpu_millis, need.memory_bytes);
+        if let Some(alike) = self.needs.get_mut(&key) {
+            *alike -= 1;
+            if *alike == 0 {
+                self.needs.remove(&key);
+            }
+        }
     }
 
     /// How many more nodes it would try.
     fn hungry(&self) -> usize {
         let callers = self.callers.len().min(MOST_CALLERS);
-        let most = if callers == 0 { 0 } else { AT_ONCE + callers + self.wider };
+        let most = if callers == 0 { 0 } else { AT_ONCE + callers + self.wider.min(WIDEST) };
         most.saturating_sub(self.tried)
     }
 
     fn fits(&self, room: Amount) -> bool {
-        self.callers.values().take(MOST_CALLERS).any(|need| need.fits_in(room))
+        let mut needs = self.needs.keys();
+        needs.any(|(cpu_millis, memory_bytes)| {
+            Amount { cpu_millis: *cpu_millis, memory_bytes: *memory_bytes }.fits_in(room)
+        })
     }
 }
 
@@ -90,33 +118,42 @@ struct Try {
     room_since: Option<Moment>,
     /// How long it had room before that.
     had_room: Duration,
+    /// It has been tried without room since.
+    waits_since: Option<Moment>,
     /// It is not tried before.
     rests_until: Option<Moment>,
+    /// It rests since it was tried in vain.
+    long: bool,
     /// How often it had room for as long as one may wait for a pod.
     in_vain: u32,
 }
 
 impl Try {
-    /// When the node has had room for long enough, if it has room now, or has rested.
+    /// When the node has had room for long enough, or has been waited for, or has rested.
     fn due(&self, patience: Duration) -> Option<Moment> {
         let room = self.room_since.map(|since| since + patience.saturating_sub(self.had_room));
-        self.rests_until.or(room)
+        self.rests_until.or(room).or(self.waits_since.map(|since| since + patience))
+    }
+
+    fn rest(&mut self, pause: Duration, now: Moment) {
+        (self.rests_until, self.waits_since) = (Some(now + pause), None);
     }
 
     fn in_vain(self, patience: Duration, now: Moment) -> Self {
         let rest = patience.saturating_mul(REST << self.in_vain.min(DOUBLINGS));
         let in_vain = self.in_vain.saturating_add(1);
-        Self { rests_until: Some(now + rest), in_vain, ..Self::default() }
+        Self { rests_until: Some(now + rest), in_vain, long: true, ..Self::default() }
     }
 
     fn has_room(&mut self, room: bool, now: Moment) {
         match (self.room_since, room) {
-            (None, true) => self.room_since = Some(now),
+            (None, true) => (self.room_since, self.waits_since) = (Some(now), None),
             (Some(since), false) => {
                 self.had_room = self.had_room.saturating_add(now.since(since));
-                self.room_since = None;
+                (self.room_since, self.waits_since) = (None, Some(now));
             }
-            _ => {}
+            (None, false) => self.waits_since = self.waits_since.or(Some(now)),
+            (Some(_), true) => {}
         }
     }
 }
@@ -134,23 +171,28 @@ impl Calls {
         self.classes.is_empty()
     }
 
-    /// The pods that call on a node, first come first served: their classes and needs.
-    pub(crate) fn on(&self, node: NodeId) -> Vec<(u64, Amount)> {
+    /// The classes that try a node.
+    pub(crate) fn trying(&self, node: NodeId) -> Vec<u64> {
+        self.tried.range((node, 0)..=(node, u64::MAX)).map(|(_, id)| *id).collect()
+    }
+
+    /// The pods that call on a node and could come if it had so much room, first come first served: their classes and needs.
+    pub(crate) fn on(&self, node: NodeId, room: Amount) -> Vec<(u64, Amount)> {
         let mut callers = Vec::new();
         for (_, id) in self.tried.range((node, 0)..=(node, u64::MAX)) {
             let Some(class) = self.classes.get(id) else { continue };
-            let first = class.callers.iter().take(MOST_CALLERS);
+            let fit = class.callers.iter().filter(|(_, need)| need.fits_in(room));
+            let first = fit.take(MOST_CALLERS);
             callers.extend(first.map(|(rank, need)| (*rank, *id, *need)));
         }
         callers.sort_unstable_by_key(|(rank, ..)| *rank);
         callers.into_iter().map(|(_, class, need)| (class, need)).collect()
     }
 
-    /// Whether a node was tried for pods like this one, and none came, or leases cannot help.
-    pub(crate) fn in_vain(&self, pod: PodId, node: NodeId) -> bool {
-        let class = self.pods.get(&pod).and_then(|call| self.classes.get(&call.class));
-        let known = class.and_then(|class| class.tries.get(&node));
-        known.is_some_and(|at| at.rests_until.is_some() || at.in_vain > 0)
+    /// Whether leases of a node give way to the pod, or will as soon as it is known to wait.
+    pub(crate) fn may_get(&self, pod: Option<PodId>, node: NodeId) -> bool {
+        let call = pod.and_then(|pod| self.pods.get(&pod));
+        call.is_none_or(|call| self.tried.contains(&(node, call.class)))
     }
 
     fn start(&mut self, id: u64, node: NodeId) {
@@ -166,6 +208,7 @@ impl Calls {
             && let Some(class) = self.classes.get_mut(&id)
         {
             class.tried -= 1;
+            self.look.insert(id);
         }
     }
 
@@ -200,9 +243,12 @@ impl Ledger {
         let call = Call { class: id, rank: self.last_rank, need };
         self.calls.pods.insert(pod, call);
         let class = self.calls.classes.entry(id).or_insert_with(|| Class::new(demands));
-        class.callers.insert(call.rank, need);
+        // Where it looked for nodes in vain already, one that needs as much as another finds none either.
+        let sated = class.hungry() == 0;
+        if class.add(call.rank, need) || sated {
+            self.calls.look.insert(id);
+        }
         self.touch_tried(id);
-        self.try_more(id);
     }
 
     /// A pod has come to a node, or waits no more.
@@ -213,7 +259,7 @@ impl Ledger {
             self.calls.stop(id, node);
         }
         let Some(class) = self.calls.classes.get_mut(&id) else { return };
-        class.callers.remove(&rank);
+        class.remove(rank);
         if let Some(node) = at {
             class.tries.remove(&node);
             class.wider = 0;
@@ -234,6 +280,13 @@ impl Ledger {
         tried.map(|(node, _)| *node).collect::<Vec<_>>().into_iter().for_each(|node| {
             self.touch_node(node);
         });
+    }
+
+    /// Classes that stopped trying a node look for others.
+    pub(crate) fn look_for_nodes(&mut self) {
+        while let Some(id) = self.calls.look.pop_first() {
+            self.try_more(id);
+        }
     }
 
     /// Tries further nodes, first those where the leases have to give least.
@@ -258,15 +311,19 @@ impl Ledger {
         }
     }
 
+    /// Whether a node may be good for a class, as far as its labels and taints tell.
+    pub(crate) fn suits(&self, id: u64, node: NodeId) -> bool {
+        let class = self.calls.classes.get(&id).zip(self.facts(node));
+        class.is_some_and(|(class, facts)| class.demands.met_by(&facts.labels, &facts.taints))
+    }
+
     /// Whether a class could try a node that has so much room.
     fn may_try(&self, id: u64, node: NodeId, room: Amount) -> bool {
-        let (Some(class), Some(facts)) = (self.calls.classes.get(&id), self.facts(node)) else {
-            return false;
-        };
+        let Some(class) = self.calls.classes.get(&id) else { return false };
         class.fits(room)
             && !self.calls.tried.contains(&(node, id))
             && class.tries.get(&node).is_none_or(|at| at.rests_until.is_none())
-            && class.demands.met_by(&facts.labels, &facts.taints)
+            && self.suits(id, node)
     }
 
     /// A node has so much room now: classes that look for nodes try it.
@@ -286,6 +343,7 @@ impl Ledger {
             self.timers.set(Who::Class(*id), &mut class.timer, None);
         }
         self.calls.classes.retain(|_, class| !class.callers.is_empty());
+        self.calls.look = self.calls.classes.keys().copied().collect();
     }
 
     /// A node is gone, or its number will stand for another one.
@@ -313,7 +371,7 @@ impl Ledger {
         let before = at.due(patience);
         at.has_room(fits && room, now);
         if !fits {
-            at.rests_until = Some(now + NONE_FITS);
+            at.rest(NONE_FITS, now);
         }
         let after = at.due(patience);
         let first = after.is_some() && class.timer.is_none_or(|timer| after < Some(timer));
@@ -339,22 +397,31 @@ impl Ledger {
         let patience = self.patience();
         let Some(class) = self.calls.classes.get_mut(&id) else { return };
         let is_due = |at: &Try| at.due(patience).is_some_and(|due| due <= now);
-        let mut vain = Vec::new();
+        let mut rests = Vec::new();
         for (node, at) in class.tries.iter_mut().filter(|(_, at)| is_due(at)) {
-            if at.rests_until.take().is_none() {
-                *at = at.in_vain(patience, now);
-                vain.push(*node);
+            if at.rests_until.take().is_some() {
+                // How wide it looks is how many nodes rest.
+                class.wider -= usize::from(std::mem::take(&mut at.long)).min(class.wider);
+                continue;
             }
+            if at.room_since.is_some() {
+                *at = at.in_vain(patience, now);
+                class.wider += 1;
+            } else {
+                // Leases do not give way there: kubelet is silent, or somebody refuses.
+                at.rest(patience.saturating_mul(1 << at.in_vain.min(6)), now);
+                at.in_vain = at.in_vain.saturating_add(1);
+            }
+            rests.push(*node);
         }
         if class.callers.is_empty() {
             class.tries.retain(|_, at| at.rests_until.is_some());
         }
-        class.wider += vain.len();
-        for node in vain {
+        for node in rests {
             self.calls.stop(id, node);
             self.touch_node(node);
         }
-        self.try_more(id);
+        self.calls.look.insert(id);
         self.set_class_timer(id);
     }
 
@@ -408,7 +475,7 @@ mod tests {
         let mut at = Try::default();
         at.has_room(true, second(0));
         at.has_room(false, second(20));
-        assert_eq!(at.due(patience), None, "20 s are not enough");
+        assert_eq!(at.due(patience), Some(second(50)), "without room it is waited for once more");
         at.has_room(true, second(100));
         assert_eq!(at.due(patience), Some(second(110)));
         let mut at = at.in_vain(patience, second(110));

@@ -128,8 +128,13 @@ impl Ledger {
         }
         self.try_here(node, claims.left);
         let room = self.free(node);
-        let mut found: BTreeMap<u64, (bool, bool)> = BTreeMap::new();
-        for (class, need) in self.calls.on(node) {
+        let trying = self.calls.trying(node);
+        let mut found: BTreeMap<u64, (bool, bool)> =
+            trying.into_iter().map(|class| (class, (false, false))).collect();
+        for (class, need) in self.calls.on(node, claims.left) {
+            if !self.suits(class, node) {
+                continue;
+            }
             let (fits, has_room) = found.entry(class).or_default();
             if need.fits_in(claims.left) {
                 claims.add(need, Amount::ZERO);

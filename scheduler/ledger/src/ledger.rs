@@ -57,6 +57,7 @@ impl Ledger {
 
     /// Records what happened. Never fails, never blocks.
     pub fn handle(&mut self, event: Event, now: Moment) {
+        let known = self.vms_known();
         match event {
             Event::Leader(epoch) => self.lead(epoch, now),
             Event::Node(facts) => self.see_node(facts),
@@ -90,6 +91,10 @@ impl Ledger {
                 self.approve_ended(&vm, generation, written, now);
             }
             Event::Woke => self.woke(now),
+        }
+        if self.vms_known() != known {
+            // Agents were refused until then.
+            self.led_since = now;
         }
         self.settle(now);
     }

@@ -177,8 +177,7 @@ impl Ledger {
         let Some(node) = self.nodes.find(node).filter(|_| self.settings.lease.is_some()) else {
             return false;
         };
-        let tried_in_vain = pod.is_some_and(|pod| self.calls.in_vain(pod, node));
-        !tried_in_vain && need.fits_in(self.free_or_leased(node))
+        self.calls.may_get(pod, node) && need.fits_in(self.free_or_leased(node))
     }
 
     /// Whether a pod may be bound to a node now, and in which epoch. The answer is the pod's facts, with the node.

@@ -27,6 +27,7 @@ impl Ledger {
     pub(crate) fn settle(&mut self, now: Moment) {
         // What is done may make more possible, here or on another node: all is looked at until nothing comes of it.
         for _ in 0..MOST_ROUNDS {
+            self.look_for_nodes();
             if self.dirty_vms.is_empty() && self.dirty_nodes.is_empty() {
                 return;
             }
