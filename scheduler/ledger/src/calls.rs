@@ -27,8 +27,8 @@ use crate::timers::Who;
 const REST: u32 = 20;
 /// No more doublings than this: what kept the pods away may have gone, and then leases are all that does.
 const DOUBLINGS: u32 = 3;
-/// A node where none would fit is not looked at before.
-const NONE_FITS: Duration = Duration::from_secs(5);
+/// A node where none would fit, or where leases did not give way, is not looked at before.
+const SHORT_REST: Duration = Duration::from_secs(5);
 /// Nodes that a class tries at a time, to begin with, beside one for each of its pods.
 const AT_ONCE: usize = 8;
 /// More pods of a class than this are not looked at together.
@@ -371,7 +371,7 @@ impl Ledger {
         let before = at.due(patience);
         at.has_room(fits && room, now);
         if !fits {
-            at.rest(NONE_FITS, now);
+            at.rest(SHORT_REST, now);
         }
         let after = at.due(patience);
         let first = after.is_some() && class.timer.is_none_or(|timer| after < Some(timer));
@@ -408,9 +408,9 @@ impl Ledger {
                 *at = at.in_vain(patience, now);
                 class.wider += 1;
             } else {
-                // Leases do not give way there: kubelet is silent, or somebody refuses.
-                at.rest(patience.saturating_mul(1 << at.in_vain.min(6)), now);
-                at.in_vain = at.in_vain.saturating_add(1);
+                // Leases do not give way there: kubelet is silent, or somebody refuses. Others are tried meanwhile. The
+                // rest does not grow, since a node that cannot shrink anything for a while can do so at once after it.
+                at.rest(SHORT_REST, now);
             }
             rests.push(*node);
         }
