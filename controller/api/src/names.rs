@@ -71,6 +71,8 @@ pub const SKIP_UPDATE_VALIDATION_KEY: &str = "objects";
 pub const USER_CONTROLLER: &str = "system:serviceaccount:neonvm-system:neonvm-controller";
 /// User name of the agents.
 pub const USER_AGENT: &str = "system:serviceaccount:kube-system:autoscaler-agent";
+/// Service (in [`KUBE_SYSTEM`]) of the scheduler's extender.
+pub const SCHEDULER_SERVICE: &str = "autoscale-scheduler";
 /// User name of the scheduler's extender.
 pub const USER_EXTENDER: &str = "system:serviceaccount:kube-system:autoscale-scheduler";
 /// User names of the garbage collector, which takes owners that are gone off an object.

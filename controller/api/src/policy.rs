@@ -62,6 +62,11 @@ pub(crate) fn all() -> Vec<File> {
         File { name: "runner-identity", heading: runner::IDENTITY, objects: runner::identity() },
         File { name: "approvals", heading: approvals::HEADING, objects: approvals::policies() },
         File {
+            name: "leader",
+            heading: "The scheduler's extender leads clients to itself, and changes no other Service's endpoints.",
+            objects: leader(),
+        },
+        File {
             name: "migrations",
             heading: "Live migration is not supported yet.",
             objects: migrations(),
@@ -356,6 +361,28 @@ fn status() -> Vec<Value> {
     let spec = json!({
         "matchConstraints": requests(GROUP, VERSION, &resources, &["CREATE", "UPDATE"]),
         "validations": [only(names::USER_CONTROLLER, "only the controller may write this status")],
+    });
+    vec![validating(name, spec), binding(name, "Deny")]
+}
+
+fn leader() -> Vec<Value> {
+    let name = "neonvm-scheduler-leader";
+    let (service, label) = (names::SCHEDULER_SERVICE, "kubernetes.io/service-name");
+    let spec = json!({
+        "matchConstraints":
+            requests("discovery.k8s.io", "v1", &["endpointslices"], &["CREATE", "UPDATE"]),
+        "matchConditions": [{
+            "name": "is-the-extender",
+            "expression": format!("request.userInfo.username == '{}'", names::USER_EXTENDER),
+        }],
+        "validations": [{
+            "expression": format!(
+                "object.metadata.name.startsWith('{service}-') \
+                 && object.metadata.?labels[?'{label}'] == optional.of('{service}')"
+            ),
+            "message": "the scheduler's extender may only write the endpoints of its own Service",
+            "reason": "Forbidden",
+        }],
     });
     vec![validating(name, spec), binding(name, "Deny")]
 }

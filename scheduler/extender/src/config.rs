@@ -1,7 +1,7 @@
 //! Flags and the policy file: what was written, and what it means.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -55,6 +55,9 @@ pub(crate) struct Args {
     /// Name of this pod, for the lease and for events.
     #[arg(long, env = "POD_NAME", default_value = "autoscale-scheduler")]
     pod_name: String,
+    /// Address of this pod, at which agents and kube-scheduler reach whoever leads.
+    #[arg(long, env = "POD_IP")]
+    pod_ip: Option<IpAddr>,
     /// Seconds that a stop may take.
     #[arg(long, env = "SCHEDULER_GRACE_SECONDS", default_value_t = 5.0)]
     grace_seconds: f64,
@@ -81,6 +84,7 @@ pub(crate) struct Config {
     pub(crate) admin_socket: PathBuf,
     pub(crate) namespace: String,
     pub(crate) pod_name: String,
+    pub(crate) pod_ip: IpAddr,
     pub(crate) grace: Duration,
 }
 
@@ -252,6 +256,7 @@ impl TryFrom<Args> for Config {
             admin_socket,
             namespace,
             pod_name,
+            pod_ip,
             grace_seconds,
         } = args;
         let mut problems = Problems::default();
@@ -259,6 +264,9 @@ impl TryFrom<Args> for Config {
         let metrics_listen = problems.address("--metrics-listen", &metrics_listen);
         let health_listen = problems.address("--health-listen", &health_listen);
         let grace = problems.seconds("--grace-seconds", grace_seconds);
+        if pod_ip.is_none() {
+            problems.0.push("--pod-ip: is not given, nor is POD_IP".to_owned());
+        }
         let path = config.display().to_string();
         let policy = match std::fs::read_to_string(&config) {
             Ok(text) => problems.policy(&text, &path),
@@ -267,13 +275,14 @@ impl TryFrom<Args> for Config {
                 None
             }
         };
-        match (listen, metrics_listen, health_listen, grace, policy) {
+        match (listen, metrics_listen, health_listen, grace, policy, pod_ip) {
             (
                 Some(listen),
                 Some(metrics_listen),
                 Some(health_listen),
                 Some(grace),
                 Some(policy),
+                Some(pod_ip),
             ) => Ok(Self {
                 listen,
                 metrics_listen,
@@ -286,6 +295,7 @@ impl TryFrom<Args> for Config {
                 admin_socket,
                 namespace,
                 pod_name,
+                pod_ip,
                 grace,
             }),
             _ => Err(problems),
@@ -388,6 +398,6 @@ mod tests {
             "/does/not/exist",
         ]);
         let problems = Config::try_from(args).unwrap_err().to_string();
-        assert_eq!(problems.lines().count(), 3, "{problems}");
+        assert_eq!(problems.lines().count(), 4, "{problems}");
     }
 }

@@ -8,6 +8,8 @@ use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::{Extension, Router};
 use guest_units::Chain;
+use http::header::CONNECTION;
+use http::{HeaderValue, StatusCode};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -27,6 +29,10 @@ const HEADER_LIMIT: Duration = Duration::from_secs(30);
 /// A refusal is answered no sooner: whoever sends what is refused does so this often on a connection, and others have the cores.
 /// An agent that is newer than this extender pays it once per connection.
 pub(crate) const REFUSAL_PAUSE: Duration = Duration::from_millis(50);
+
+/// An answer that says, with status 200, that this replica cannot decide.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NotReady;
 
 /// Serves until the stop; then open requests may end.
 pub(crate) async fn serve(
@@ -80,7 +86,8 @@ async fn connection(
         Err(_) => return,
     };
     let peer = Peer::of(stream.get_ref().1.peer_certificates());
-    let routes = routes.layer(Extension(peer)).layer(from_fn(pause_refusals));
+    let routes =
+        routes.layer(Extension(peer)).layer(from_fn(pause_refusals)).layer(from_fn(send_away));
     let service = TowerToHyperService::new(routes);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -105,6 +112,16 @@ async fn pause_refusals(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     if matches!(response.status().as_u16(), 400 | 401 | 403 | 413) {
         tokio::time::sleep(REFUSAL_PAUSE).await;
+    }
+    response
+}
+
+/// Closes the connection after what only the leader answers: the next one is led to it.
+async fn send_away(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let not_ready = response.status() == StatusCode::SERVICE_UNAVAILABLE;
+    if not_ready || response.extensions().get::<NotReady>().is_some() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
 }

@@ -3,9 +3,10 @@
 //! The number of changes of hands is the epoch. A process that begins counts as a new holder, so an epoch is never
 //! used twice. A holder stops granting when it could not renew for [`DEADLINE`], by its own monotonic clock; another takes over
 //! only after the lease has stood still for [`DURATION`], by its own clock: no two grant at a time, whatever the clocks say.
+//! All are as short as a failover within five seconds needs: without the API server there is little to grant anyway.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use guest_units::Chain;
@@ -15,6 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
 use kube::api::{Api, PostParams};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use scheduler_ledger::Event;
+use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,18 +26,28 @@ use crate::effects::CallError;
 
 const NAME: &str = "autoscale-scheduler";
 /// A lease that stands still so long is nobody's.
-const DURATION: Duration = Duration::from_secs(6);
-const DURATION_SECONDS: i32 = 6;
+const DURATION: Duration = Duration::from_millis(3750);
+/// For people who read the object; rounded up.
+const DURATION_SECONDS: i32 = 4;
 /// A holder grants so long after its last renewal.
-const DEADLINE: Duration = Duration::from_secs(4);
-const RENEW_EVERY: Duration = Duration::from_secs(1);
-const CALL_LIMIT: Duration = Duration::from_secs(2);
+const DEADLINE: Duration = Duration::from_millis(2500);
+const RENEW_EVERY: Duration = Duration::from_millis(500);
+/// A standby looks this often.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+const CALL_LIMIT: Duration = Duration::from_millis(1250);
 /// A call that began while the lease was held and takes no longer than this ends before another can hold it.
-pub(crate) const MARGIN: Duration = Duration::from_secs(2);
+pub(crate) const MARGIN: Duration = Duration::from_millis(1250);
 
 /// Whether the lease is held right now. The last check before anything is signed.
 #[derive(Clone, Default)]
-pub(crate) struct LeaseState(Arc<Mutex<Option<Held>>>);
+pub(crate) struct LeaseState(Arc<Mutex<State>>);
+
+#[derive(Clone, Copy, Default)]
+struct State {
+    held: Option<Held>,
+    /// Another replica holds it.
+    stands_by: bool,
+}
 
 #[derive(Clone, Copy)]
 struct Held {
@@ -52,14 +64,22 @@ impl LeaseState {
         self.held().is_some()
     }
 
+    /// Another replica held it when it was looked at last.
+    pub(crate) fn stands_by(&self) -> bool {
+        self.state().stands_by
+    }
+
     fn held(&self) -> Option<Held> {
+        self.state().held.filter(|held| Instant::now() < held.until)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
         // A panic while holding the lock cannot leave the state half-written.
-        let held = *self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        held.filter(|held| Instant::now() < held.until)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn set(&self, held: Option<Held>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = held;
+        self.state().held = held;
     }
 }
 
@@ -73,6 +93,8 @@ pub(crate) struct Candidate {
     core: Core,
     /// Calls that only the holder may make.
     fenced: TaskTracker,
+    /// Told when this replica begins or ends to lead.
+    leads: watch::Sender<Option<u64>>,
     mine: Option<u64>,
     /// The lease of another, and since when it stands still.
     other: Option<(Option<String>, Instant)>,
@@ -86,6 +108,7 @@ impl Candidate {
         known: Arc<Known>,
         core: Core,
         fenced: TaskTracker,
+        leads: watch::Sender<Option<u64>>,
     ) -> Self {
         let mut random = [0_u8; 6];
         // Without randomness, the time still tells processes apart.
@@ -95,7 +118,8 @@ impl Candidate {
         }
         let suffix: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         let identity = format!("{pod_name}_{suffix}");
-        Self { api, pod_name, identity, state, known, core, fenced, mine: None, other: None }
+        let (mine, other) = (None, None);
+        Self { api, pod_name, identity, state, known, core, fenced, leads, mine, other }
     }
 
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
@@ -114,8 +138,9 @@ impl Candidate {
             if self.note(epoch).await.is_err() {
                 return;
             }
+            let pause = if epoch.is_some() { RENEW_EVERY } else { LOOK_EVERY };
             tokio::select! {
-                () = sleep(RENEW_EVERY) => {}
+                () = sleep(pause) => {}
                 () = shutdown.cancelled() => break,
             }
         }
@@ -140,6 +165,8 @@ impl Candidate {
                 tracing::warn!("lease lost, nothing is granted");
             }
         }
+        // Nobody is led here any more where the other end is gone: the process stops.
+        let _ = self.leads.send(epoch);
         self.core.tell(Event::Leader(epoch)).await
     }
 
@@ -165,6 +192,7 @@ impl Candidate {
             return Ok(Some(self.held(epoch, started)));
         }
         if !self.may_take(&holder, lease.metadata.resource_version.clone()) {
+            self.state.state().stands_by = true;
             return Ok(None);
         }
         let epoch = self.next_epoch(counted);
@@ -174,7 +202,8 @@ impl Candidate {
     }
 
     fn held(&self, epoch: u64, started: Instant) -> u64 {
-        self.state.set(Some(Held { epoch, until: started + DEADLINE }));
+        let held = Some(Held { epoch, until: started + DEADLINE });
+        *self.state.state() = State { held, stands_by: false };
         epoch
     }
 
@@ -249,6 +278,8 @@ mod tests {
     #[test]
     fn a_holder_stops_before_another_begins() {
         assert!(DEADLINE + CALL_LIMIT <= DURATION && DEADLINE + MARGIN <= DURATION);
+        // Two renewals in a row may fail.
+        assert!(2 * RENEW_EVERY + CALL_LIMIT <= DEADLINE);
     }
 
     #[tokio::test]
@@ -266,7 +297,8 @@ mod tests {
         let api = Api::namespaced(kube::Client::new(api, "default"), "kube-system");
         let (core, _inbox) = crate::core::channel(scheduler_ledger::Settings::default());
         let (state, known) = (LeaseState::default(), Arc::default());
-        let mut one = Candidate::new(api, "one".into(), state, known, core, TaskTracker::new());
+        let (fenced, (leads, _)) = (TaskTracker::new(), watch::channel(None));
+        let mut one = Candidate::new(api, "one".into(), state, known, core, fenced, leads);
         assert_eq!(one.step().await.unwrap(), None);
         let (_, since) = one.other.unwrap();
         assert!(since >= *answered.lock().unwrap(), "the holder may have renewed it until then");

@@ -8,6 +8,7 @@ mod config;
 mod convert;
 mod core;
 mod effects;
+mod endpoint;
 mod files;
 mod http;
 mod lease;

@@ -89,8 +89,8 @@ async fn ready(State(health): State<Health>) -> Response {
         "there is no certificate yet"
     } else if !health.known.complete.load(Ordering::Relaxed) {
         "nodes, pods and VMs are not completely known yet"
-    } else if !health.lease.held_at_all() {
-        "the lease is not held"
+    } else if !health.lease.held_at_all() && !health.lease.stands_by() {
+        "nobody is known to hold the lease"
     } else {
         return "ok".into_response();
     };

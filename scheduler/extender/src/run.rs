@@ -24,6 +24,7 @@ use crate::auth::Authenticator;
 use crate::config::Config;
 use crate::core::{Inbox, Known, Owner};
 use crate::effects::Effects;
+use crate::endpoint::Endpoint;
 use crate::lease::{Candidate, LeaseState};
 use crate::metrics::Metrics;
 use crate::plain::{Health, Scrape};
@@ -45,12 +46,13 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     let (parts, mut critical) = open(&config, client, &tasks, &shutdown).await?;
     critical.push(ledger.spawn(parts.owner.run(parts.inbox, stop_ledger.clone())));
     if keys(&parts.shared.signer, &parts.tls, &shutdown).await {
-        let Parts { client, core, tls, shared, candidate, .. } = parts;
+        let Parts { client, core, tls, shared, candidate, endpoint, .. } = parts;
         let signer = shared.signer.clone();
         let routes = routes::router(shared);
         let stop = shutdown.clone();
         critical.push(tasks.spawn(http::serve(listener, tls, routes, tasks.clone(), stop)));
         critical.push(tasks.spawn(candidate.run(shutdown.clone())));
+        critical.push(tasks.spawn(endpoint.run(shutdown.clone())));
         let scheduler_name = config.policy.scheduler_name;
         let watches = watches(client, core, signer, scheduler_name, shutdown.clone());
         critical.push(tasks.spawn(watches));
@@ -75,6 +77,7 @@ struct Parts {
     tls: Arc<TlsFiles>,
     shared: Arc<Shared>,
     candidate: Candidate,
+    endpoint: Endpoint,
     owner: Owner,
     inbox: Inbox,
 }
@@ -122,7 +125,9 @@ async fn open(
     });
     let leases: Api<Lease> = Api::namespaced(client.clone(), &config.namespace);
     let (name, state, seen) = (pod_name.clone(), lease.clone(), Arc::clone(&known));
-    let candidate = Candidate::new(leases, name, state, seen, core.clone(), fenced);
+    let (leads, led) = tokio::sync::watch::channel(None);
+    let endpoint = Endpoint::new(&client, config, lease.clone(), led);
+    let candidate = Candidate::new(leases, name, state, seen, core.clone(), fenced, leads);
     let owner = Owner { effects, known: Arc::clone(&known) };
     let health = Health { core: core.clone(), known, lease, tls: Arc::clone(&tls) };
     let scrape = Scrape { registry, metrics, core: core.clone(), watermark: policy.watermark };
@@ -132,7 +137,7 @@ async fn open(
         tasks.spawn(serve_plain(health_listener, health, shutdown.clone())),
         tasks.spawn(admin::serve(admin_listener, core.clone(), shutdown.clone())),
     ];
-    Ok((Parts { client, core, tls, shared, candidate, owner, inbox }, critical))
+    Ok((Parts { client, core, tls, shared, candidate, endpoint, owner, inbox }, critical))
 }
 
 /// Waits for what is under way.
