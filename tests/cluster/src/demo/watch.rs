@@ -69,12 +69,17 @@ fn agent_loop(
     }
 }
 
+/// Its Lease, too.
+const SCHEDULER: &str = "autoscale-scheduler";
+
 /// Looks into the scheduler's books each second.
 pub(super) fn ledger(cluster: &Cluster, shared: &Shared) -> Feed {
     let (cluster, shared) = (cluster.clone(), shared.clone());
     let command = move || {
         let ask = "while read -r _; do autoscale-scheduler dump; done";
-        let pod = "deploy/autoscale-scheduler";
+        let lease = cluster.kubectl_json(["get", "lease", "-n", "kube-system", SCHEDULER])?;
+        let holder = lease["spec"]["holderIdentity"].as_str().unwrap_or_default();
+        let (pod, _) = holder.rsplit_once('_').context("nobody leads the scheduler")?;
         let words =
             ["exec", "-i", "-n", "kube-system", pod, "-c", "extender", "--", "sh", "-c", ask];
         Ok(kubectl(&cluster, &words))

@@ -22,6 +22,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 
 const SOON: Duration = Duration::from_secs(60);
 const WATCHED: Duration = Duration::from_secs(5);
+const REPLICAS: u32 = 2;
 
 /// The scheduler is away; it comes back however the scenario ends.
 struct Away<'a>(&'a Space);
@@ -46,7 +47,7 @@ impl<'a> Away<'a> {
     }
 
     fn end(self) -> Result<()> {
-        self.scale(1)?;
+        self.scale(REPLICAS)?;
         let words = ["-n", "kube-system", "rollout", "status", "deployment/autoscale-scheduler"];
         self.0.cluster.kubectl_run(words).arg("--timeout=60s").deadline(SOON).status()
     }
@@ -55,7 +56,7 @@ impl<'a> Away<'a> {
 impl Drop for Away<'_> {
     fn drop(&mut self) {
         // Once more after `end`, it changes nothing.
-        let _best_effort = self.scale(1);
+        let _best_effort = self.scale(REPLICAS);
     }
 }
 

@@ -8,20 +8,9 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::api::{Api, items};
+use super::scheduler;
 use super::vm::Vm;
 use crate::cluster::Cluster;
-
-const DUMP: &[&str] = &[
-    "-n",
-    "kube-system",
-    "exec",
-    "deployment/autoscale-scheduler",
-    "-c",
-    "extender",
-    "--",
-    "/usr/bin/autoscale-scheduler",
-    "dump",
-];
 
 /// CPU and memory, summed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -55,9 +44,13 @@ impl Amount {
 pub(super) struct Books(Value);
 
 impl Books {
-    /// Asks the extender.
+    /// Asks the extender that leads.
     pub(super) fn read(cluster: &Cluster) -> Result<Self> {
-        let text = cluster.kubectl_run(DUMP).deadline(Duration::from_secs(20)).output()?;
+        let leader = scheduler::leader_name(&Api::admin(cluster)?)?;
+        let words = ["-n", "kube-system", "exec", &leader, "-c", "extender", "--"];
+        let dump = ["/usr/bin/autoscale-scheduler", "dump"];
+        let run = cluster.kubectl_run(words.iter().chain(&dump));
+        let text = run.deadline(Duration::from_secs(20)).output()?;
         serde_json::from_str(&text).map(Self).context("read the scheduler's books")
     }
 

@@ -7,6 +7,7 @@ use guest_units::MilliCpu;
 use serde_json::Value;
 
 use super::books::wait_balanced;
+use super::scheduler;
 use super::space::Space;
 use super::victim::kill_and_await;
 use super::vm::{SLOT, Shape, size};
@@ -38,7 +39,7 @@ fn crash(cluster: &Cluster) -> Result<()> {
     vm.wait_plugged(cluster, "a grown CPU", UP, |plugged| plugged.cpu >= MilliCpu(750))
         .context("after the agent's death")?;
 
-    let extender = one(space.api.pods("kube-system", "name=autoscale-scheduler")?)?;
+    let extender = scheduler::leader(&space.api)?;
     kill_and_await(cluster, &space.api, &extender, "extender", "autoscale-scheduler")?;
     // More than the VM has left beyond its reserve, yet less than would fill it before it grows.
     space.start_in_guest("neon-test allocate-loop 180 220")?;

@@ -7,8 +7,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::api::Api;
-use super::crash::{agent_of, one};
+use super::claims::{authority, reference};
+use super::crash::agent_of;
 use super::https::{Answer, Request, Tls};
+use super::scheduler;
 use super::space::Space;
 use super::vm::{Shape, Vm};
 use super::{Needs, Scenario};
@@ -25,7 +27,6 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 
 const AGENT: &str = "autoscaler-agent";
 const AUDIENCE: &str = "autoscale-scheduler";
-const PERMITS_PORT: u16 = 10299;
 const PERMITS_NAME: &str = "autoscale-scheduler.kube-system.svc";
 const ORDERS_PORT: u16 = 20186;
 
@@ -40,12 +41,6 @@ fn identity(cluster: &Cluster) -> Result<()> {
     status_and_resize(&space, &vm).context("status and pod size")
 }
 
-/// The authority of the system's own certificates.
-fn authority(api: &Api) -> Result<String> {
-    let map = api.get("/api/v1/namespaces/kube-system/configmaps/neonvm-ca")?;
-    map["data"]["ca.crt"].as_str().map(str::to_owned).context("find the authority's certificate")
-}
-
 fn address(pod: &Value, port: u16) -> Result<SocketAddr> {
     let ip = pod["status"]["podIP"].as_str().context("the pod has an address")?;
     Ok(SocketAddr::new(ip.parse::<IpAddr>().context("read the pod's address")?, port))
@@ -53,8 +48,7 @@ fn address(pod: &Value, port: u16) -> Result<SocketAddr> {
 
 fn permits(space: &Space, vm: &Vm, own: &Value, other: &Value) -> Result<()> {
     let api = &space.api;
-    let extender = one(api.pods("kube-system", "name=autoscale-scheduler")?)?;
-    let address = address(&extender, PERMITS_PORT)?;
+    let address = scheduler::address(&scheduler::leader(api)?)?;
     let tls = Tls::trusting(&authority(api)?)?;
     let body = permit(api, vm)?.to_string();
     let ask = |token: Option<&str>| -> Result<Answer> {
@@ -98,10 +92,6 @@ fn permits(space: &Space, vm: &Vm, own: &Value, other: &Value) -> Result<()> {
 fn permit(api: &Api, vm: &Vm) -> Result<Value> {
     let seen = vm.see()?;
     let pod = api.get(&vm.pod_path()?)?;
-    let reference = |object: &Value| {
-        let meta = &object["metadata"];
-        json!({"namespace": meta["namespace"], "name": meta["name"], "uid": meta["uid"]})
-    };
     let now = SystemTime::UNIX_EPOCH.elapsed().context("read the clock")?;
     let size = seen.plugged()?;
     Ok(json!({

@@ -3,10 +3,12 @@
 mod api;
 mod approval;
 mod books;
+mod claims;
 mod cluster_itself;
 mod crash;
 mod ends;
 mod evidence;
+mod failover;
 mod full;
 mod https;
 mod identity;
@@ -14,14 +16,16 @@ mod life;
 mod load;
 mod manifests;
 mod ordinary;
+mod race;
 mod resize;
 mod room;
+mod scheduler;
 mod space;
 mod victim;
 mod vm;
 
 use std::path::PathBuf;
-use std::sync::mpsc;
+use std::sync::{Mutex, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -66,8 +70,10 @@ pub fn all() -> Vec<Scenario> {
         identity::scenarios,
         approval::scenarios,
         full::scenarios,
+        race::scenarios,
         room::scenarios,
         load::scenarios,
+        failover::scenarios,
         crash::scenarios,
     ] {
         first.extend(feature());
@@ -103,10 +109,21 @@ pub fn run(cache: &Cache, cluster: &Cluster, scenario: Scenario) -> Outcome {
     Outcome { name: scenario.name, took, failure }
 }
 
+/// What scenarios have measured since the last one ended.
+static FIGURES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+/// Something measured that people want to read; no check depends on it.
+fn figure(text: String) {
+    FIGURES.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+}
+
 /// Runs one scenario and says how it went: the line of the table.
 pub fn part(cache: &Cache, progress: &Progress, cluster: &Cluster, scenario: Scenario) -> Part {
     progress.note(&format!("scenario: {} ...", scenario.name));
     let Outcome { name, took, failure } = run(cache, cluster, scenario);
+    for figure in FIGURES.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        progress.note(&format!("  {figure}"));
+    }
     match &failure {
         Some((err, evidence)) => {
             progress.note(&format!("FAILED: {name}: {err:#}"));

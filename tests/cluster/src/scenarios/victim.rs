@@ -49,19 +49,27 @@ pub(super) fn kill_and_await(
     })
 }
 
+/// A pod's process that runs this program, if there is one now.
+pub(super) fn running(pod: &Value, program: &str) -> Result<Option<Process>> {
+    let uid = pod["metadata"]["uid"].as_str().context("the pod has a uid")?;
+    // The kernel cuts names.
+    let named = |process: &Process| command_name(*process) == program[..program.len().min(15)];
+    Ok(processes(uid)?.into_iter().find(named))
+}
+
 fn container_status<'a>(pod: &'a Value, container: &str) -> Result<&'a Value> {
     let statuses = pod["status"]["containerStatuses"].as_array().into_iter().flatten();
     let mut found = statuses.into_iter().filter(|status| status["name"] == container);
     found.next().with_context(|| format!("the pod has a container {container}"))
 }
 
-/// The processes whose control group is named after the container.
-fn processes(container: &str) -> Result<Vec<Process>> {
+/// The processes whose control group is named after the container, or after its pod.
+fn processes(id: &str) -> Result<Vec<Process>> {
     let entries = fs::read_dir("/proc").context("list /proc")?;
     let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok());
     let inside = |pid: &i32| {
         let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-        groups.contains(container)
+        groups.contains(id)
     };
     Ok(pids.filter(inside).filter_map(Process::of).collect())
 }

@@ -1,0 +1,176 @@
+//! Many permits for the room that is left: all of it is given away, and not a thousandth of a CPU more; what becomes free
+//! comes to those that wait.
+
+use std::net::SocketAddr;
+use std::sync::OnceLock;
+use std::thread::{self, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use guest_units::MilliCpu;
+use serde_json::json;
+
+use super::books::{Books, check_node};
+use super::claims::{Claimant, Claims, FIRST, POD_MILLI, Word};
+use super::space::Space;
+use super::{Needs, Scenario, figure, ordinary, scheduler};
+use crate::cluster::Cluster;
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![Scenario {
+        name: "ten VMs share the last room exactly, and what becomes free comes to them at once",
+        needs: Needs::System,
+        deadline: Duration::from_secs(300),
+        run: race,
+    }]
+}
+
+const NODE: &str = "n1";
+const CLAIMANTS: usize = 10;
+/// Room for less than two of them.
+const LEFT: u32 = 350;
+const MORE: u32 = 200;
+const SOON: Duration = Duration::from_secs(30);
+/// Pods that go away one after the other, and what each holds.
+const GUESTS: u32 = 5;
+const GUEST: u32 = 40;
+/// On a machine that has nothing else to do it takes 150 ms at most: this bound only tells it from a retry that somebody else makes.
+const SERVED: Duration = Duration::from_secs(1);
+
+fn race(cluster: &Cluster) -> Result<()> {
+    let space = Space::new(cluster, "race")?;
+    for guest in 0..GUESTS {
+        create_guest(&space, &format!("guest-{guest}"))?;
+    }
+    for guest in 0..GUESTS {
+        ordinary::wait(&space, NODE, &format!("guest-{guest}"))?;
+    }
+    let held = u64::try_from(CLAIMANTS)? * POD_MILLI + u64::from(LEFT);
+    ordinary::fill(&space, NODE, held)?;
+    let claims = Claims::new(&space, NODE, CLAIMANTS)?;
+    let track = Track { space, claims };
+    // Once for the race, and until kubelet has allocated what was ordered.
+    cluster.wait_until("all that is left is given away", SOON, || {
+        let given = track.given()?;
+        ensure!(given <= LEFT, "{given}m were given of {LEFT}m");
+        Ok(given == LEFT)
+    })?;
+    let mut took = Vec::new();
+    for guest in 0..GUESTS {
+        took.push(track.served(&format!("guest-{guest}")).context("when room is free")?);
+    }
+    let given = track.given()?;
+    ensure!(given == LEFT + GUESTS * GUEST, "{given}m are given at the end");
+    took.sort_unstable();
+    figure(format!("room that a pod left was granted after {took:?}"));
+    let median = took[took.len() / 2];
+    ensure!(median <= SERVED, "room that a pod left was granted after {took:?}");
+    Ok(())
+}
+
+/// Ends as soon as it is asked to, so that kubelet, and not who asked, says when its room is free.
+fn create_guest(space: &Space, name: &str) -> Result<()> {
+    let pod = json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name},
+        "spec": {
+            "nodeName": NODE,
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 20,
+            "automountServiceAccountToken": false,
+            "containers": [{
+                "name": "c",
+                "image": "localhost/busybox:local",
+                "imagePullPolicy": "Never",
+                "command": ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.05; done"],
+                "resources": {"requests": {"cpu": format!("{GUEST}m")}},
+            }],
+        },
+    });
+    let answer = space.api.post(&format!("/api/v1/namespaces/{}/pods", space.name()), &pod)?;
+    ensure!(answer.status == 201, "the pod {name} was refused: {}", answer.message());
+    Ok(())
+}
+
+/// The place of the race.
+struct Track {
+    space: Space,
+    claims: Claims,
+}
+
+impl Track {
+    /// Everybody asks at the same moment: what each has beyond its first size.
+    fn permits(&self) -> Result<Vec<u32>> {
+        let leader = scheduler::address(&scheduler::leader(&self.space.api)?)?;
+        thread::scope(|scope| {
+            let ask = |one| self.ask(leader, one);
+            let asked: Vec<_> =
+                self.claims.all.iter().map(|one| scope.spawn(move || ask(one))).collect();
+            asked.into_iter().map(joined).collect()
+        })
+    }
+
+    fn ask(&self, leader: SocketAddr, claimant: &Claimant) -> Result<u32> {
+        match self.claims.ask(leader, claimant, MilliCpu(FIRST + MORE))? {
+            Word::Permit(cpu, _) => Ok(cpu.0.saturating_sub(FIRST)),
+            Word::Away => bail!("{} is sent away", claimant.name),
+        }
+    }
+
+    /// What all have together; neither the books nor the node are overdrawn.
+    fn given(&self) -> Result<u32> {
+        let permits = self.permits()?;
+        Books::read(&self.space.cluster)?.check()?;
+        check_node(&self.space.api, NODE)?;
+        Ok(permits.iter().sum())
+    }
+
+    /// How long after a pod has ended, as the API server tells, somebody has its room.
+    fn served(&self, guest: &str) -> Result<Duration> {
+        let leader = scheduler::address(&scheduler::leader(&self.space.api)?)?;
+        let before = self.permits()?;
+        let waiting = self.claims.all.iter().zip(before).filter(|(_, before)| *before < MORE);
+        let found = OnceLock::new();
+        let wait = |claimant, before| {
+            while found.get().is_none() {
+                if self.ask(leader, claimant)? > before {
+                    let _another_was_first = found.set(Instant::now());
+                }
+            }
+            anyhow::Ok(())
+        };
+        thread::scope(|scope| {
+            let wait = &wait;
+            let waiting: Vec<_> =
+                waiting.map(|(one, before)| scope.spawn(move || wait(one, before))).collect();
+            // Everybody has an open request by then.
+            thread::sleep(Duration::from_millis(300));
+            let over = self.ended(guest);
+            if over.is_err() {
+                let _nobody_waits_any_more = found.set(Instant::now());
+            }
+            waiting.into_iter().try_for_each(joined)?;
+            let found = found.get().context("nobody waits for room")?;
+            Ok(found.saturating_duration_since(over?))
+        })
+    }
+
+    /// Ends a pod; when the API server first tells that it has ended.
+    fn ended(&self, guest: &str) -> Result<Instant> {
+        let path = format!("/api/v1/namespaces/{}/pods/{guest}", self.space.name());
+        self.space.api.delete(&path)?;
+        let begun = Instant::now();
+        while begun.elapsed() < SOON {
+            let pod = self.space.api.find(&path)?;
+            if pod.is_none_or(|pod| ["Succeeded", "Failed"].contains(&ordinary::phase(&pod))) {
+                return Ok(Instant::now());
+            }
+        }
+        bail!("{guest} does not end")
+    }
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    thread.join().map_err(|_| anyhow::anyhow!("the thread broke"))?
+}
