@@ -195,7 +195,8 @@ async fn extender(name: &str) -> Extender {
     });
     let owner = Owner { effects: effects.clone(), known: Arc::clone(&known) };
     let leases = kube::Api::namespaced(client, "kube-system");
-    let candidate = Candidate::new(leases, "pod".into(), lease, known, core.clone(), fenced);
+    let (leads, _) = tokio::sync::watch::channel(None);
+    let candidate = Candidate::new(leases, "pod".into(), lease, known, core.clone(), fenced, leads);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let _owner = tasks.spawn(owner.run(inbox, shutdown.clone()));
@@ -262,16 +263,15 @@ impl Extender {
             request = request.header("authorization", format!("Bearer {token}"));
         }
         let request = request.body(Full::new(axum::body::Bytes::from(body.into())))?;
-        let exchange = async {
+        // With the sender the connection ends, if it has not been closed before.
+        let exchange = async move {
             let response = sender.send_request(request).await?;
             let status = response.status();
             let body = response.into_body().collect().await?.to_bytes();
             Ok::<_, BoxError>((status, serde_json::from_slice(&body)?))
         };
-        tokio::select! {
-            answered = exchange => answered,
-            broken = connection => Err(broken.err().map_or("closed".into(), Into::into)),
-        }
+        let (answered, _ended) = tokio::join!(exchange, connection);
+        answered
     }
 
     async fn refusal(&self, token: Option<&str>, body: impl Into<Vec<u8>>) -> (u16, RefusalCode) {
@@ -538,13 +538,20 @@ fn manifests_name_what_the_program_reads() {
         "/etc/autoscale-scheduler/config",
         "secretName: autoscale-scheduler-signing",
         "port: 10299",
-        "publishNotReadyAddresses: true",
+        "name: POD_IP",
         "readOnlyRootFilesystem: true",
     ] {
         assert!(scheduler.contains(part), "{part}");
     }
     let rbac = include_str!("../deploy/rbac.yaml");
-    for part in ["pods/resize", "pods/binding", "tokenreviews", "virtualmachines", "leases"] {
+    for part in [
+        "pods/resize",
+        "pods/binding",
+        "tokenreviews",
+        "virtualmachines",
+        "leases",
+        "endpointslices",
+    ] {
         assert!(rbac.contains(part), "{part}");
     }
 }

@@ -159,3 +159,29 @@ async fn a_binding_of_unknown_end_counts_until_the_api_server_is_asked() {
     extender.until("the end of it", |_| true, || async { reserved().await == 1100 }).await;
     assert!(!extender.called(&Method::GET, "/pods/o1").is_empty());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_cannot_decide_keeps_no_connection() {
+    let extender = extender("away").await;
+    let identity =
+        extender.authority.issue(KUBE_SCHEDULER_SAN, ExtendedKeyUsagePurpose::ClientAuth);
+    let args = json!({"Pod": {"metadata": {"name": "x", "namespace": "d", "uid": "x"},
+        "spec": {"containers": []}}, "NodeNames": ["n1"]});
+    let token = Some("agent-n1");
+    for (path, identity, token, body, status) in [
+        ("/scheduler/filter", Some(&identity), None, args, StatusCode::OK),
+        ("/v1/permit", None, token, permit(1, "2"), StatusCode::SERVICE_UNAVAILABLE),
+    ] {
+        let (mut sender, connection) = extender.dial(extender.address, identity).await.unwrap();
+        let mut request = Request::post(path).header("host", "localhost");
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.body(Full::new(body.to_string().into())).unwrap();
+        let (response, ended) = tokio::join!(sender.send_request(request), connection);
+        let response = response.unwrap();
+        assert_eq!(response.status(), status, "{path}");
+        assert_eq!(response.headers()["connection"], "close", "{path}");
+        ended.unwrap();
+    }
+}
