@@ -38,7 +38,33 @@ fn identity(cluster: &Cluster) -> Result<()> {
     permits(&space, &vm, &own, &other).context("the extender's permits")?;
     orders(&space, &vm).context("the runner's orders")?;
     patches(&space, &vm, &own, &other).context("the agents' patches")?;
+    endpoints(&space).context("endpoints of Services")?;
     status_and_resize(&space, &vm).context("status and pod size")
+}
+
+/// The extender leads clients of its own Service, and of no other.
+fn endpoints(space: &Space) -> Result<()> {
+    let extender = scheduler::leader(&space.api)?;
+    let token = space.api.token("kube-system", "autoscale-scheduler", None, Some(&extender))?;
+    let api = Api::with_token(&space.cluster, &token)?;
+    let path = "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices?dryRun=All";
+    for (service, status) in [("autoscale-scheduler", 201), ("kube-dns", 403)] {
+        let slice = json!({
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {
+                "name": "autoscale-scheduler-x",
+                "labels": {"kubernetes.io/service-name": service},
+            },
+            "addressType": "IPv4",
+            "endpoints": [],
+            "ports": [],
+        });
+        let answer = api.post(path, &slice)?;
+        let (got, said) = (answer.status, answer.message());
+        ensure!(got == status, "endpoints of {service} are answered {got}, not {status}: {said}");
+    }
+    Ok(())
 }
 
 fn address(pod: &Value, port: u16) -> Result<SocketAddr> {
