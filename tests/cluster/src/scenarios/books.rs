@@ -1,6 +1,6 @@
 //! The ledger as the extender tells it, and what must always hold of it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use guest_units::{Bytes, MilliCpu, Size};
@@ -11,6 +11,9 @@ use super::api::{Api, items};
 use super::scheduler;
 use super::vm::Vm;
 use crate::cluster::Cluster;
+
+/// Kubelet has decided by then.
+const UNDER_WAY: Duration = Duration::from_secs(3);
 
 /// CPU and memory, summed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
@@ -104,6 +107,29 @@ impl Books {
             );
         }
         Ok(())
+    }
+}
+
+/// The books hold both a wish and a pod for the moment in which they are under way, until kubelet turns one of them away.
+#[derive(Debug, Default)]
+pub(super) struct Overdraft {
+    since: Option<Instant>,
+}
+
+impl Overdraft {
+    /// Looks at the books once more: they are not overdrawn for long.
+    pub(super) fn look(&mut self, cluster: &Cluster) -> Result<()> {
+        let Err(err) = Books::read(cluster)?.check() else {
+            self.since = None;
+            return Ok(());
+        };
+        let since = *self.since.get_or_insert_with(Instant::now);
+        ensure!(since.elapsed() < UNDER_WAY, "for {UNDER_WAY:?}, {err:#}");
+        Ok(())
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.since.is_some()
     }
 }
 

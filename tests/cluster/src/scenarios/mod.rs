@@ -18,6 +18,7 @@ mod manifests;
 mod ordinary;
 mod race;
 mod resize;
+mod rivals;
 mod room;
 mod scheduler;
 mod space;
@@ -72,6 +73,7 @@ pub fn all() -> Vec<Scenario> {
         full::scenarios,
         race::scenarios,
         room::scenarios,
+        rivals::scenarios,
         load::scenarios,
         failover::scenarios,
         crash::scenarios,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::books::{Books, check_node};
+use super::books::{Books, Overdraft, check_node};
 use super::space::Space;
 use super::vm::{Shape, Vm, size};
 use super::{Needs, Scenario, ordinary};
@@ -30,8 +30,6 @@ const VM_SMALL: u32 = 250;
 const VM_LARGE: u32 = 750;
 const SOON: Duration = Duration::from_secs(30);
 const WATCHED: Duration = Duration::from_secs(5);
-/// Kubelet has decided by then.
-const UNDER_WAY: Duration = Duration::from_secs(3);
 
 /// The place of the race.
 struct Track {
@@ -99,20 +97,13 @@ fn race(track: &Track, vm_later_ms: u64, pod_later_ms: u64) -> Result<()> {
     })
 }
 
-/// Looks at the node as often as possible while the two compete. What kubelet has given never exceeds the node; the books
-/// hold both for the moment in which a wish and a pod are under way, until kubelet turns one of them away.
+/// Looks at the node as often as possible while the two compete. What kubelet has given never exceeds the node.
 fn watch(track: &Track) -> Result<()> {
     let begun = Instant::now();
-    let mut overdrawn: Option<Instant> = None;
-    while begun.elapsed() < WATCHED || overdrawn.is_some() {
+    let mut overdraft = Overdraft::default();
+    while begun.elapsed() < WATCHED || overdraft.is_open() {
         check_node(&track.space.api, &track.node)?;
-        match Books::read(&track.space.cluster)?.check() {
-            Ok(()) => overdrawn = None,
-            Err(err) => {
-                let since = *overdrawn.get_or_insert_with(Instant::now);
-                ensure!(since.elapsed() < UNDER_WAY, "for {UNDER_WAY:?}, {err:#}");
-            }
-        }
+        overdraft.look(&track.space.cluster)?;
     }
     Ok(())
 }
