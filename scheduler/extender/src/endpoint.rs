@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use controller_api::names::SCHEDULER_SERVICE as NAME;
 use guest_units::Chain;
-use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use kube::api::{Api, Patch, PatchParams};
@@ -16,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::effects::CallError;
@@ -30,9 +30,10 @@ const TRY_AGAIN: Duration = Duration::from_millis(250);
 /// The way to this replica, for as long as it leads.
 pub(crate) struct Endpoint {
     slices: Api<EndpointSlice>,
-    services: Api<Service>,
     lease: LeaseState,
-    /// Whether this replica leads, as it changes.
+    /// Calls that only the holder may make.
+    fenced: TaskTracker,
+    /// The epoch in which this replica leads, as it changes.
     led: watch::Receiver<Option<u64>>,
     pod_name: String,
     pod_ip: IpAddr,
@@ -44,13 +45,14 @@ impl Endpoint {
         client: &Client,
         config: &Config,
         lease: LeaseState,
+        fenced: TaskTracker,
         led: watch::Receiver<Option<u64>>,
     ) -> Self {
         let Config { namespace, pod_name, pod_ip, listen, .. } = config;
         Self {
             slices: Api::namespaced(client.clone(), namespace),
-            services: Api::namespaced(client.clone(), namespace),
             lease,
+            fenced,
             led,
             pod_name: pod_name.clone(),
             pod_ip: *pod_ip,
@@ -60,8 +62,11 @@ impl Endpoint {
 
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         loop {
-            let leads = self.led.borrow_and_update().is_some_and(|epoch| self.lease.holds(epoch));
-            let pause = if leads { self.lead_here().await } else { WRITE_EVERY };
+            let epoch = *self.led.borrow_and_update();
+            let pause = match epoch.filter(|epoch| self.lease.holds(*epoch)) {
+                Some(_) => self.fenced.track_future(self.lead_here()).await,
+                None => WRITE_EVERY,
+            };
             tokio::select! {
                 changed = self.led.changed() => if changed.is_err() { break },
                 () = sleep(pause) => {}
@@ -82,10 +87,9 @@ impl Endpoint {
     }
 
     async fn write(&self) -> Result<(), CallError> {
-        let service = self.services.get(NAME).await?;
-        let slice = self.slice(service.metadata.uid.as_deref().unwrap_or_default());
         let parameters = PatchParams::apply(NAME).force();
-        self.slices.patch(&self.slice_name(), &parameters, &Patch::Apply(&slice)).await?;
+        let slice = Patch::Apply(self.slice());
+        self.slices.patch(&self.slice_name(), &parameters, &slice).await?;
         Ok(())
     }
 
@@ -98,7 +102,7 @@ impl Endpoint {
         if self.pod_ip.is_ipv4() { "IPv4" } else { "IPv6" }
     }
 
-    fn slice(&self, service_uid: &str) -> Value {
+    fn slice(&self) -> Value {
         json!({
             "apiVersion": "discovery.k8s.io/v1",
             "kind": "EndpointSlice",
@@ -108,10 +112,6 @@ impl Endpoint {
                     "kubernetes.io/service-name": NAME,
                     "endpointslice.kubernetes.io/managed-by": NAME,
                 },
-                // It goes with the Service.
-                "ownerReferences": [
-                    {"apiVersion": "v1", "kind": "Service", "name": NAME, "uid": service_uid},
-                ],
             },
             "addressType": self.family(),
             "endpoints": [{

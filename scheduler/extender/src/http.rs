@@ -30,10 +30,6 @@ const HEADER_LIMIT: Duration = Duration::from_secs(30);
 /// An agent that is newer than this extender pays it once per connection.
 pub(crate) const REFUSAL_PAUSE: Duration = Duration::from_millis(50);
 
-/// An answer that says, with status 200, that this replica cannot decide.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct NotReady;
-
 /// Serves until the stop; then open requests may end.
 pub(crate) async fn serve(
     listener: TcpListener,
@@ -119,8 +115,7 @@ async fn pause_refusals(request: Request, next: Next) -> Response {
 /// Closes the connection after what only the leader answers: the next one is led to it.
 async fn send_away(request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
-    let not_ready = response.status() == StatusCode::SERVICE_UNAVAILABLE;
-    if not_ready || response.extensions().get::<NotReady>().is_some() {
+    if response.status() == StatusCode::SERVICE_UNAVAILABLE {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response

@@ -191,8 +191,13 @@ impl Candidate {
             self.api.replace(NAME, &PostParams::default(), &renewed).await?;
             return Ok(Some(self.held(epoch, started)));
         }
-        if !self.may_take(&holder, lease.metadata.resource_version.clone()) {
+        let lasts = spec.lease_duration_seconds.unwrap_or(0);
+        if !self.may_take(&holder, lease.metadata.resource_version.clone(), lasts) {
             self.state.state().stands_by = true;
+            return Ok(None);
+        }
+        if !self.known.complete.load(Ordering::Relaxed) {
+            // A replica that knows everything may take it meanwhile.
             return Ok(None);
         }
         let epoch = self.next_epoch(counted);
@@ -213,14 +218,19 @@ impl Candidate {
 
     /// Whether the holder is gone: it said so, it ran in this very pod, or the lease stands still. It stands still from when
     /// it was read: the holder may have renewed it while the answer was on its way.
-    fn may_take(&mut self, holder: &str, version: Option<String>) -> bool {
+    fn may_take(&mut self, holder: &str, version: Option<String>, lasts_seconds: i32) -> bool {
         let now = Instant::now();
         let same_pod = holder.rsplit_once('_').is_some_and(|(pod, _)| pod == self.pod_name);
         if holder.is_empty() || same_pod {
             return true;
         }
         match &self.other {
-            Some((known, since)) if *known == version => now - *since > DURATION,
+            Some((known, since)) if *known == version => {
+                // A holder of another version of this program may count on more.
+                let longer = lasts_seconds > DURATION_SECONDS;
+                let lasts = u64::try_from(lasts_seconds).ok().filter(|_| longer);
+                now - *since > lasts.map_or(DURATION, Duration::from_secs)
+            }
             _ => {
                 self.other = Some((version, now));
                 false

@@ -29,7 +29,6 @@ use crate::auth::Authenticator;
 use crate::convert;
 use crate::core::{Command, Core, Unbound};
 use crate::effects::{CallError, Effects, millis};
-use crate::http::NotReady;
 use crate::lease::LeaseState;
 use crate::metrics::Metrics;
 use crate::sign::Signer;
@@ -219,11 +218,7 @@ async fn filter((State(shared), Extension(peer), body): Call) -> Response {
         let names = || names.iter().map(NodeName::as_str);
         let placement = match shared.core.read(|ledger| ledger.filter(&pod, names()))? {
             Ok(placement) => placement,
-            Err(err) => {
-                let mut response = fault(&err.to_string())?;
-                response.extensions_mut().insert(NotReady);
-                return Ok(response);
-            }
+            Err(err) => return Err(Refused::new(RefusalCode::NotReady, err.to_string())),
         };
         let reasons = placement.reasons();
         let mut result = FilterResult::default();

@@ -126,7 +126,7 @@ async fn open(
     let leases: Api<Lease> = Api::namespaced(client.clone(), &config.namespace);
     let (name, state, seen) = (pod_name.clone(), lease.clone(), Arc::clone(&known));
     let (leads, led) = tokio::sync::watch::channel(None);
-    let endpoint = Endpoint::new(&client, config, lease.clone(), led);
+    let endpoint = Endpoint::new(&client, config, lease.clone(), fenced.clone(), led);
     let candidate = Candidate::new(leases, name, state, seen, core.clone(), fenced, leads);
     let owner = Owner { effects, known: Arc::clone(&known) };
     let health = Health { core: core.clone(), known, lease, tls: Arc::clone(&tls) };

@@ -96,6 +96,8 @@ async fn api(
     } else if path.ends_with("/leases/autoscale-scheduler") && parts.method == Method::GET {
         let status = json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound", "message": ""});
         return Ok(Response::builder().status(404).body(Body::from(status.to_string()))?);
+    } else if path.ends_with("/pods/pg-x") && parts.method == Method::GET {
+        pod_json("7")
     } else if path.ends_with("/resize") {
         json!({"metadata": {"name": "pg-x", "namespace": "default", "generation": 2}})
     } else if path.ends_with("/binding") {
@@ -282,6 +284,8 @@ impl Extender {
 
     /// A node, and a VM of 1 CPU and 1 GiB on it.
     async fn running(&self) {
+        // So that nothing is known from before.
+        self.until("a lease", |_| true, || async { self.dump().await.epoch.is_some() }).await;
         let allocatable = Amount { cpu_millis: 8000, memory_bytes: 16 * GIB };
         self.core
             .tell(Event::Node(NodeFacts { name: "n1".into(), allocatable, ..NodeFacts::default() }))
@@ -293,7 +297,7 @@ impl Extender {
         self.core.tell(Event::Vm(vm())).await.unwrap();
         self.core.tell(Event::VmsListed(["u1".into()].into())).await.unwrap();
         self.until(
-            "a lease",
+            "an answer",
             |_| true,
             || async {
                 let (_, answer) = self.filter().await;
@@ -386,6 +390,18 @@ fn pod(cpu_millis: u64, generation: u64) -> PodFacts {
             price: scheduler_ledger::Price::default(),
         }),
     }
+}
+
+/// The same, of 1100 thousandths of a CPU, as the API server tells of it.
+fn pod_json(version: &str) -> Value {
+    json!({
+        "metadata": {"name": "pg-x", "namespace": "default", "uid": "p1", "generation": 1, "resourceVersion": version,
+            "ownerReferences": [{"apiVersion": "vm.neon.tech/v1", "kind": "VirtualMachine", "name": "pg", "uid": "u1", "controller": true}]},
+        "spec": {"nodeName": "n1", "containers": [
+            {"name": "neonvm-runner", "resources": {"requests": {"cpu": "1100m", "memory": "1280Mi"}}}]},
+        "status": {"containerStatuses": [{"name": "neonvm-runner", "image": "", "imageID": "", "ready": true,
+            "restartCount": 0, "allocatedResources": {"cpu": "1100m", "memory": "1280Mi"}}]}
+    })
 }
 
 fn permit(generation: u64, cpu: &str) -> Value {

@@ -151,6 +151,7 @@ impl Ledger {
         if epoch.is_none() {
             self.refuse_open_requests();
         }
+        self.doubt_pods();
         self.forget_tries();
         self.touch_all();
     }

@@ -47,6 +47,9 @@ pub(crate) struct PodBook {
     pub(crate) unconfirmed: Option<Moment>,
     /// The API server is being asked whether it is bound.
     pub(crate) looking: bool,
+    /// Known from a time before this ledger led: whoever led then may have taken from it since, and given that to others. It backs
+    /// nothing before the API server was asked.
+    pub(crate) doubted: bool,
 }
 
 impl PodBook {
@@ -70,6 +73,7 @@ impl PodBook {
             lease_refusals: 0,
             unconfirmed: None,
             looking: false,
+            doubted: false,
         }
     }
 
@@ -93,6 +97,8 @@ impl PodBook {
                 let applied = order.requests == runner.spec;
                 self.failures = if applied { 0 } else { self.failures.saturating_add(1) };
                 self.not_applied = !applied;
+                // The order changed the version that is known, and no other.
+                self.doubted = false;
             }
             // While kubelet has not acted on the newest spec, its word may be about an older one.
             let settled = runner.observed >= runner.generation
@@ -118,12 +124,12 @@ impl PodBook {
 
     /// Kubelet has allocated at least this, for certain.
     pub(crate) fn backed(&self) -> Amount {
-        self.backed
+        if self.doubted { Amount::ZERO } else { self.backed }
     }
 
     /// All that a wish for the VM depends on.
     pub(crate) fn state(&self) -> (Amount, Amount, Option<Order>) {
-        (self.backed, self.may_have(), self.order)
+        (self.backed(), self.may_have(), self.order)
     }
 
     /// The most that the main container may have, whatever comes of orders under way.

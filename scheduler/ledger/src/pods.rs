@@ -4,6 +4,7 @@
 //! kept until the watch shows it; when it does not, the API server is asked. Only its word frees anything.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use guest_units::Moment;
 
@@ -12,7 +13,11 @@ use crate::event::{Action, Why};
 use crate::facts::PodFacts;
 use crate::ledger::Ledger;
 use crate::pod::PodBook;
-use crate::slab::PodId;
+use crate::slab::{PodId, VmId};
+use crate::vm::grows;
+
+/// Between two questions about a pod that a VM's growth waits for.
+const DOUBT_AGAIN: Duration = Duration::from_secs(3);
 
 impl Ledger {
     pub(crate) fn see_pod(&mut self, facts: PodFacts, unconfirmed: Option<Moment>) {
@@ -40,7 +45,10 @@ impl Ledger {
         }
         if let Some(slot) = self.pods.get_mut(pod) {
             slot.book.see(facts);
-            (slot.book.unconfirmed, slot.book.looking) = (unconfirmed, false);
+            // What the watch tells does not answer a question about what it may not have told yet.
+            if !(slot.book.doubted && slot.book.looking) {
+                (slot.book.unconfirmed, slot.book.looking) = (unconfirmed, false);
+            }
         }
         if stays {
             self.recount_pod(pod);
@@ -60,16 +68,37 @@ impl Ledger {
 
     /// Asks the API server for a pod that the watch has not confirmed. Only its word frees anything; asked again until it comes.
     pub(crate) fn look_up(&mut self, pod: PodId, now: Moment) {
-        let again = now + self.settings.confirm_pod;
         let Some(slot) = self.pods.get_mut(pod) else { return };
         let book = &mut slot.book;
         if book.unconfirmed.is_none() {
             return;
         }
-        (book.unconfirmed, book.looking) = (Some(again), true);
+        let again = if book.doubted { DOUBT_AGAIN } else { self.settings.confirm_pod };
+        (book.unconfirmed, book.looking) = (Some(now + again), true);
         let (reference, timer) = (book.reference(), book.timer(now));
         self.push(Action::LookUp { pod: reference }, Why::Unconfirmed);
         self.set_pod_timer(pod, timer);
+    }
+
+    /// Whoever leads from now on knows of the pods what the watch has told so far. No question of an earlier epoch is open: calls
+    /// end before another can lead.
+    pub(crate) fn doubt_pods(&mut self) {
+        for slot in self.pods.values_mut() {
+            (slot.book.doubted, slot.book.looking) = (slot.book.facts.runner().is_some(), false);
+        }
+    }
+
+    /// A VM wants to grow: its pod is asked for first, where what it backs is in doubt.
+    pub(crate) fn resolve_doubt(&mut self, vm: VmId, now: Moment) {
+        let grows = self.book(vm).is_some_and(|book| {
+            book.wish.as_ref().is_some_and(|wish| grows(wish.want, book.permit()))
+        });
+        let Some(pod) = self.primary(vm).map(|slot| slot.id).filter(|_| grows) else { return };
+        let Some(slot) = self.pods.get_mut(pod) else { return };
+        if slot.book.doubted && slot.book.unconfirmed.is_none() {
+            slot.book.unconfirmed = Some(now);
+            self.look_up(pod, now);
+        }
     }
 
     pub(crate) fn looked_up(&mut self, uid: &str, found: Option<PodFacts>, now: Moment) {
@@ -83,6 +112,9 @@ impl Ledger {
         let answers = known.is_some_and(|book| book.looking && facts.version >= book.facts.version);
         let again = Some(now + self.settings.confirm_pod).filter(|_| !answers);
         let unconfirmed = known.map_or(again, |book| book.unconfirmed.and(again));
+        if let Some(slot) = pod.and_then(|pod| self.pods.get_mut(pod)).filter(|_| answers) {
+            slot.book.doubted = false;
+        }
         if let Some(pod) = pod.filter(|_| answers && facts.node.is_none()) {
             self.touch_pod(pod);
             self.unlink_pod(pod);

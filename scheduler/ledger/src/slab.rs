@@ -172,6 +172,11 @@ impl<K: Key, T> Slab<K, T> {
         named.filter_map(|(place, (name, item))| Some((K::new(place), name.text(), item.as_ref()?)))
     }
 
+    /// As [`Self::iter`].
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.items.iter_mut().flatten()
+    }
+
     /// Those that `wanted` picks, in the order of their names.
     pub(crate) fn by_name(&self, wanted: impl Fn(&str, &T) -> bool) -> Vec<K> {
         let all = self.iter().filter(|(_, name, item)| wanted(name, item));

@@ -78,6 +78,28 @@ fn what_kubelet_has_not_allocated_backs_nothing() {
 }
 
 #[test]
+fn what_an_earlier_leader_may_have_taken_backs_nothing_before_the_api_server_was_asked() {
+    // What the pod has by then, and whether it is granted from memory.
+    for (left, granted) in [(size(2000, 3), true), (size(1000, 2), false)] {
+        let mut world = leased(node("n1", 16_000, 32), &["a"]);
+        world.tell(Event::Leader(None));
+        world.tell(Event::Leader(Some(2)));
+        world.ask("a", 7, size(2000, 3), size(2000, 3));
+        let done = world.take();
+        assert_eq!(done, [Done::LookUp("pod-a".into())], "nothing is granted or ordered before");
+        // The watch tells of what happened before.
+        world.change(world.pods["pod-a"].clone());
+        assert_eq!(world.take(), [], "what the watch tells may be old");
+        let mut found = runner("a", Some("n1"), cost(left));
+        found.version = world.pods["pod-a"].version + 1;
+        world.tell(Event::LookedUp { uid: "pod-a".into(), found: Some(found) });
+        let done = world.take();
+        let answered = done.iter().any(|done| matches!(done, Done::Answer(..)));
+        assert_eq!(answered, granted, "{left}: {done:?}");
+    }
+}
+
+#[test]
 fn nobody_has_a_lease_whose_use_is_not_known() {
     let at = size(1000, 2);
     type Change = fn(&mut scheduler_ledger::VmFacts);

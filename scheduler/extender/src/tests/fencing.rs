@@ -14,15 +14,7 @@ async fn a_resize_is_for_one_version_of_the_pod_and_is_repeated_for_the_next() {
     let extender = extender("version").await;
     extender.running().await;
     extender.answer(Method::PATCH, "/pods/pg-x/resize", 409, failure(409));
-    let pod_json = json!({
-        "metadata": {"name": "pg-x", "namespace": "default", "uid": "p1", "generation": 1, "resourceVersion": "9",
-            "ownerReferences": [{"apiVersion": "vm.neon.tech/v1", "kind": "VirtualMachine", "name": "pg", "uid": "u1", "controller": true}]},
-        "spec": {"nodeName": "n1", "containers": [
-            {"name": "neonvm-runner", "resources": {"requests": {"cpu": "1100m", "memory": "1280Mi"}}}]},
-        "status": {"containerStatuses": [{"name": "neonvm-runner", "image": "", "imageID": "", "ready": true,
-            "restartCount": 0, "allocatedResources": {"cpu": "1100m", "memory": "1280Mi"}}]}
-    });
-    extender.answer(Method::GET, "/pods/pg-x", 200, pod_json);
+    extender.answer(Method::GET, "/pods/pg-x", 200, pod_json("9"));
     let asked = extender.request(None, "/v1/permit", Some("agent-n1"), permit(1, "2").to_string());
     let kubelet = async {
         let resized = |call: &(Method, String, Value)| {
@@ -85,6 +77,7 @@ async fn without_the_lease_nothing_is_sent() {
     };
     let (core, mut told) = core::channel(Settings::default());
     let effects = Effects { core, ..extender.effects.clone() };
+    let asked = extender.called(&Method::GET, "/pods/pg-x").len();
     effects.resize(order, scheduler_ledger::Why::Return);
     let ended = told.commands.recv().await;
     let result = ResizeResult::NotHeld;
@@ -92,7 +85,7 @@ async fn without_the_lease_nothing_is_sent() {
         matches!(ended, Some(Command::Event(Event::ResizeEnded { result: it, .. })) if it == result),
         "the first that is heard of it"
     );
-    assert!(extender.called(&Method::GET, "/pods/pg-x").is_empty(), "nothing is asked either");
+    assert_eq!(extender.called(&Method::GET, "/pods/pg-x").len(), asked, "nothing is asked either");
     assert!(extender.called(&Method::PATCH, "/pods/pg-x/resize").is_empty());
     extender.effects.bind(&args, epoch).await.unwrap();
 }
@@ -168,9 +161,9 @@ async fn who_cannot_decide_keeps_no_connection() {
     let args = json!({"Pod": {"metadata": {"name": "x", "namespace": "d", "uid": "x"},
         "spec": {"containers": []}}, "NodeNames": ["n1"]});
     let token = Some("agent-n1");
-    for (path, identity, token, body, status) in [
-        ("/scheduler/filter", Some(&identity), None, args, StatusCode::OK),
-        ("/v1/permit", None, token, permit(1, "2"), StatusCode::SERVICE_UNAVAILABLE),
+    for (path, identity, token, body) in [
+        ("/scheduler/filter", Some(&identity), None, args),
+        ("/v1/permit", None, token, permit(1, "2")),
     ] {
         let (mut sender, connection) = extender.dial(extender.address, identity).await.unwrap();
         let mut request = Request::post(path).header("host", "localhost");
@@ -180,7 +173,7 @@ async fn who_cannot_decide_keeps_no_connection() {
         let request = request.body(Full::new(body.to_string().into())).unwrap();
         let (response, ended) = tokio::join!(sender.send_request(request), connection);
         let response = response.unwrap();
-        assert_eq!(response.status(), status, "{path}");
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{path}");
         assert_eq!(response.headers()["connection"], "close", "{path}");
         ended.unwrap();
     }

@@ -14,7 +14,7 @@ use super::api::{Api, items};
 use super::crash::agent_of;
 use super::https::{Answer, Request, Tls};
 use super::space::Space;
-use super::vm::{SLOT, size};
+use super::vm::{SLOT, Vm, size};
 
 /// CPU of each at first, in thousandths.
 pub(super) const FIRST: u32 = 50;
@@ -54,11 +54,15 @@ pub(super) enum Word {
 impl Claims {
     /// So many VMs on a node, once their pods run.
     pub(super) fn new(space: &Space, node: &str, count: usize) -> Result<Self> {
-        space.apply(&manifest(node, count))?;
+        space.apply(&manifest("claimant", node, count, SCALED))?;
         let mut pods = Vec::new();
         space.cluster.wait_until("the claimants' pods run", STARTED, || {
             pods = space.api.pods(space.name(), "vm.neon.tech/name")?;
-            pods.retain(|pod| pod["spec"]["nodeName"] == node);
+            let mine = |name: &str| name.starts_with("claimant-");
+            pods.retain(|pod| {
+                let name = pod["metadata"]["labels"]["vm.neon.tech/name"].as_str();
+                pod["spec"]["nodeName"] == node && name.is_some_and(mine)
+            });
             let running = pods.iter().filter(|pod| pod["status"]["phase"] == "Running").count();
             ensure!(running == count, "{running} of {count} run");
             Ok(true)
@@ -143,17 +147,30 @@ pub(super) fn authority(api: &Api) -> Result<String> {
     map["data"]["ca.crt"].as_str().map(str::to_owned).context("find the authority's certificate")
 }
 
-fn manifest(node: &str, count: usize) -> String {
+/// A VM like theirs that no agent serves: its size is what its specification says.
+pub(super) fn without_agent(space: &Space, node: &str) -> Result<Vm> {
+    space.apply(&manifest("quiet", node, 1, ""))?;
+    let vm = Vm::new(&space.api, space.name(), &format!("quiet-{node}-00"));
+    space.cluster.wait_until("the VM without an agent has a pod that runs", STARTED, || {
+        let pod = space.api.get(&vm.pod_path()?)?;
+        Ok(pod["status"]["phase"] == "Running")
+    })?;
+    Ok(vm)
+}
+
+/// The label of a VM that has an agent.
+const SCALED: &str = "\n  labels: {autoscaling.neon.tech/enabled: \"true\"}";
+
+fn manifest(kind: &str, node: &str, count: usize, label: &str) -> String {
     let slot = SLOT >> 20;
     (0..count).fold(String::new(), |mut text, index| {
         let _infallible = write!(
             text,
-            r#"---
+            r"---
 apiVersion: vm.neon.tech/v1
 kind: VirtualMachine
 metadata:
-  name: claimant-{node}-{index:02}
-  labels: {{autoscaling.neon.tech/enabled: "true"}}
+  name: {kind}-{node}-{index:02}{label}
 spec:
   schedulerName: autoscale-scheduler
   runnerImage: localhost/idle-runner:local
@@ -164,7 +181,7 @@ spec:
     memorySlotSize: {slot}Mi
     memorySlots: {{min: 1, use: 1, max: 1}}
     rootDisk: {{image: localhost/busybox:local, imagePullPolicy: Never}}
-"#
+"
         );
         text
     })
@@ -176,9 +193,10 @@ mod tests {
 
     #[test]
     fn manifests_are_yaml() {
-        for document in manifest("n1", 2).split("---\n").skip(1) {
+        for document in manifest("a", "n1", 2, SCALED).split("---\n").skip(1) {
             let value: Value = serde_yaml::from_str(document).unwrap();
             assert_eq!(value["spec"]["guest"]["cpus"]["use"], "50m");
+            assert_eq!(value["metadata"]["labels"]["autoscaling.neon.tech/enabled"], "true");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::api::Api;
+use super::api::{Api, items};
 use super::claims::{authority, reference};
 use super::crash::agent_of;
 use super::https::{Answer, Request, Tls};
@@ -47,7 +47,7 @@ fn endpoints(space: &Space) -> Result<()> {
     let extender = scheduler::leader(&space.api)?;
     let token = space.api.token("kube-system", "autoscale-scheduler", None, Some(&extender))?;
     let api = Api::with_token(&space.cluster, &token)?;
-    let path = "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices?dryRun=All";
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices";
     for (service, status) in [("autoscale-scheduler", 201), ("kube-dns", 403)] {
         let slice = json!({
             "apiVersion": "discovery.k8s.io/v1",
@@ -60,10 +60,16 @@ fn endpoints(space: &Space) -> Result<()> {
             "endpoints": [],
             "ports": [],
         });
-        let answer = api.post(path, &slice)?;
+        let answer = api.post(&format!("{slices}?dryRun=All"), &slice)?;
         let (got, said) = (answer.status, answer.message());
         ensure!(got == status, "endpoints of {service} are answered {got}, not {status}: {said}");
     }
+    let dns = format!("{slices}?labelSelector=kubernetes.io%2Fservice-name%3Dkube-dns");
+    let dns = items(space.api.get(&dns)?);
+    let dns = dns.iter().filter_map(|slice| slice["metadata"]["name"].as_str()).next();
+    let dns = format!("{slices}/{}?dryRun=All", dns.context("DNS has endpoints")?);
+    let answer = api.patch(&dns, &json!({"endpoints": []}))?;
+    ensure!(answer.status == 403, "another's endpoints are answered {}", answer.status);
     Ok(())
 }
 

@@ -2,17 +2,17 @@
 //! comes to those that wait.
 
 use std::net::SocketAddr;
-use std::sync::OnceLock;
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use guest_units::MilliCpu;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::books::{Books, check_node};
-use super::claims::{Claimant, Claims, FIRST, POD_MILLI, Word};
+use super::claims::{self, Claimant, Claims, FIRST, POD_MILLI, Word};
 use super::space::Space;
+use super::vm::Vm;
 use super::{Needs, Scenario, figure, ordinary, scheduler};
 use crate::cluster::Cluster;
 
@@ -31,6 +31,9 @@ const CLAIMANTS: usize = 10;
 const LEFT: u32 = 350;
 const MORE: u32 = 200;
 const SOON: Duration = Duration::from_secs(30);
+/// The scheduler has seen what a VM wants by then.
+const WAITS: Duration = Duration::from_millis(700);
+const APPROVED: &str = "internal.autoscaling.neon.tech/resources-approved";
 /// Pods that go away one after the other, and what each holds.
 const GUESTS: u32 = 5;
 const GUEST: u32 = 40;
@@ -45,9 +48,10 @@ fn race(cluster: &Cluster) -> Result<()> {
     for guest in 0..GUESTS {
         ordinary::wait(&space, NODE, &format!("guest-{guest}"))?;
     }
-    let held = u64::try_from(CLAIMANTS)? * POD_MILLI + u64::from(LEFT);
+    let held = u64::try_from(CLAIMANTS + 1)? * POD_MILLI + u64::from(LEFT);
     ordinary::fill(&space, NODE, held)?;
     let claims = Claims::new(&space, NODE, CLAIMANTS)?;
+    let vm = claims::without_agent(&space, NODE)?;
     let track = Track { space, claims };
     // Once for the race, and until kubelet has allocated what was ordered.
     cluster.wait_until("all that is left is given away", SOON, || {
@@ -57,10 +61,11 @@ fn race(cluster: &Cluster) -> Result<()> {
     })?;
     let mut took = Vec::new();
     for guest in 0..GUESTS {
-        took.push(track.served(&format!("guest-{guest}")).context("when room is free")?);
+        let want = FIRST + (guest + 1) * GUEST;
+        took.push(track.served(&format!("guest-{guest}"), &vm, want).context("when room is free")?);
     }
     let given = track.given()?;
-    ensure!(given == LEFT + GUESTS * GUEST, "{given}m are given at the end");
+    ensure!(given == LEFT, "{given}m are given at the end, {LEFT}m were left");
     took.sort_unstable();
     figure(format!("room that a pod left was granted after {took:?}"));
     let median = took[took.len() / 2];
@@ -126,34 +131,18 @@ impl Track {
         Ok(permits.iter().sum())
     }
 
-    /// How long after a pod has ended, as the API server tells, somebody has its room.
-    fn served(&self, guest: &str) -> Result<Duration> {
-        let leader = scheduler::address(&scheduler::leader(&self.space.api)?)?;
-        let before = self.permits()?;
-        let waiting = self.claims.all.iter().zip(before).filter(|(_, before)| *before < MORE);
-        let found = OnceLock::new();
-        let wait = |claimant, before| {
-            while found.get().is_none() {
-                if self.ask(leader, claimant)? > before {
-                    let _another_was_first = found.set(Instant::now());
-                }
+    /// How long after a pod has ended, as the API server tells, the VM that has waited for its room is approved to have it.
+    fn served(&self, guest: &str, vm: &Vm, want: u32) -> Result<Duration> {
+        vm.patch(&json!({"spec": {"guest": {"cpus": {"use": format!("{want}m")}}}}))?;
+        thread::sleep(WAITS);
+        ensure!(approved(vm)? < MilliCpu(want), "there was room before {guest} ended");
+        let over = self.ended(guest)?;
+        while over.elapsed() < SOON {
+            if approved(vm)? == MilliCpu(want) {
+                return Ok(over.elapsed());
             }
-            anyhow::Ok(())
-        };
-        thread::scope(|scope| {
-            let wait = &wait;
-            let waiting: Vec<_> =
-                waiting.map(|(one, before)| scope.spawn(move || wait(one, before))).collect();
-            // Everybody has an open request by then.
-            thread::sleep(Duration::from_millis(300));
-            let over = self.ended(guest);
-            if over.is_err() {
-                let _nobody_waits_any_more = found.set(Instant::now());
-            }
-            waiting.into_iter().try_for_each(joined)?;
-            let found = found.get().context("nobody waits for room")?;
-            Ok(found.saturating_duration_since(over?))
-        })
+        }
+        bail!("nobody has the room of {guest}; the VM is {}", vm.see()?.0)
     }
 
     /// Ends a pod; when the API server first tells that it has ended.
@@ -169,6 +158,15 @@ impl Track {
         }
         bail!("{guest} does not end")
     }
+}
+
+/// The CPU that the scheduler has approved.
+fn approved(vm: &Vm) -> Result<MilliCpu> {
+    let seen = vm.see()?;
+    let text = seen.0["metadata"]["annotations"][APPROVED].as_str().unwrap_or("{}");
+    let size: Value = serde_json::from_str(text).context("read the approval")?;
+    let cpu: Option<MilliCpu> = serde_json::from_value(size["vCPUs"].clone()).ok();
+    Ok(cpu.unwrap_or_default())
 }
 
 fn joined<T>(thread: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {

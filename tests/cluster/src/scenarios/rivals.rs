@@ -81,11 +81,11 @@ fn rivals(cluster: &Cluster) -> Result<()> {
         watched
     })?;
     let (ran, away) = (fates.ran.into_inner(), fates.turned_away.into_inner());
+    let grown = grown.into_inner();
     figure(format!(
-        "{} permits granted, {ran} pods ran, {away} were turned away, {looks} looks at the books",
-        grown.into_inner()
+        "{grown} permits granted, {ran} pods ran, {away} were turned away, {looks} looks at the books"
     ));
-    ensure!(ran > 0, "no pod ran");
+    ensure!(ran > 0 && grown > 0, "{ran} pods ran, {grown} permits were granted");
     ensure!(away == 0, "kubelet turned {away} pods away, {ran} ran");
     Ok(())
 }
