@@ -63,7 +63,9 @@ mod facts;
 mod give_way;
 mod headroom;
 mod ledger;
+mod moves;
 mod permit;
+mod pick;
 mod place;
 mod pod;
 mod pods;
@@ -80,9 +82,9 @@ pub use demands::{Demands, Label, Taint, Toleration};
 pub use dump::{Dump, NodeDump, NodeLevel, VmDump};
 pub use event::{Action, Actions, Answer, Asked, Event, Notice, ResizeResult, Ticket, Todo, Why};
 pub use facts::{
-    ContainerNeeds, InitNeeds, NodeFacts, Pending, PodFacts, PodKind, PodShape, RunnerFacts, Seal,
-    VmFacts,
+    ContainerNeeds, InitNeeds, MigrationFacts, NodeFacts, Pending, PodFacts, PodKind, PodShape,
+    RunnerFacts, Seal, VmFacts,
 };
 pub use ledger::Ledger;
 pub use place::{MAX_SCORE, NotReady, Placement, Shortage};
-pub use settings::{Lease, Scoring, Settings};
+pub use settings::{Lease, Moves, Scoring, Settings};

@@ -251,7 +251,9 @@ impl Ledger {
             return;
         };
         let Some(price) = pod.book.facts.runner().map(|runner| book.price(runner)) else { return };
-        let target = if wish.not_before > now {
+        // A target has the size with which its move began.
+        let moves = self.moves(vm);
+        let target = if wish.not_before > now || moves {
             permit
         } else if self.node_complete(node) {
             let affordable = price.affordable(self.room_for(pod, node).max(pod.book.backed()));
@@ -285,7 +287,11 @@ impl Ledger {
             wish.reason = reason;
         }
         let complete = self.node_complete(node);
-        let why = if complete { Why::NoRoom } else { Why::Incomplete };
+        let why = match (complete, moves) {
+            (_, true) => Why::Moves,
+            (true, false) => Why::NoRoom,
+            (false, false) => Why::Incomplete,
+        };
         if own {
             self.wait_openly(vm, now);
         } else if due {

@@ -287,6 +287,7 @@ mod tests {
                 observed,
                 pending: None,
                 price: crate::amount::Price::default(),
+                created: 0,
             }),
         }
     }

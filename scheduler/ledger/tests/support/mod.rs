@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use guest_units::{Bytes, MilliCpu, Moment, Size};
 use scheduler_ledger::{
-    Action, Amount, Answer, Asked, DEFAULT_OVERHEAD, Event, Ledger, NodeFacts, Notice, Pending,
-    PodFacts, PodKind, Price, ResizeResult, RunnerFacts, Seal, Settings, Ticket, VmFacts,
+    Action, Amount, Answer, Asked, DEFAULT_OVERHEAD, Event, Ledger, MigrationFacts, NodeFacts,
+    Notice, Pending, PodFacts, PodKind, Price, ResizeResult, RunnerFacts, Seal, Settings, Ticket,
+    VmFacts,
 };
 use scheduler_protocol::{ObjectRef, Outcome};
 
@@ -83,6 +84,7 @@ pub fn vm(name: &str, wanted: Size) -> VmFacts {
         plugged: None,
         pod_name: Some(format!("{name}-pod")),
         deleting: false,
+        movable: None,
     }
 }
 
@@ -106,6 +108,7 @@ pub fn runner(vm: &str, node: Option<&str>, requests: Amount) -> PodFacts {
             observed: 1,
             pending: None,
             price: Price::default(),
+            created: 0,
         }),
     }
 }
@@ -121,6 +124,9 @@ pub enum Done {
     Resize(String, u64, Amount),
     Approve(String, Seal),
     LookUp(String),
+    /// The VM, where it goes, and the name of the migration.
+    Migrate(String, String, String),
+    EndMigration(String),
     Denied(String, String),
     Served(String, Size),
 }
@@ -131,6 +137,7 @@ pub struct World {
     pub pods: BTreeMap<String, PodFacts>,
     pub vms: BTreeMap<String, VmFacts>,
     pub nodes: BTreeMap<String, NodeFacts>,
+    pub migrations: BTreeMap<String, MigrationFacts>,
     version: u64,
     /// Versions of the pods that orders are for, by number.
     pub versions: BTreeMap<u64, u64>,
@@ -173,6 +180,7 @@ impl World {
             pods: BTreeMap::new(),
             vms: BTreeMap::new(),
             nodes,
+            migrations: BTreeMap::new(),
             version: 0,
             versions: BTreeMap::new(),
             next_ticket: 0,
@@ -190,6 +198,7 @@ impl World {
         self.list_nodes();
         self.list_pods();
         self.list_vms();
+        self.list_migrations();
     }
 
     /// Another ledger leads, and knows nothing.
@@ -220,6 +229,13 @@ impl World {
             self.tell(Event::Vm(vm));
         }
         self.tell(Event::VmsListed(self.vms.keys().cloned().collect()));
+    }
+
+    pub fn list_migrations(&mut self) {
+        for migration in self.migrations.values().cloned().collect::<Vec<_>>() {
+            self.tell(Event::Migration(migration));
+        }
+        self.tell(Event::MigrationsListed(self.migrations.keys().cloned().collect()));
     }
 
     pub fn tell(&mut self, event: Event) {
@@ -259,6 +275,17 @@ impl World {
     pub fn vm(&mut self, vm: VmFacts) {
         self.vms.insert(vm.uid.clone(), vm.clone());
         self.tell(Event::Vm(vm));
+    }
+
+    /// A migration changes, and the watch shows it.
+    pub fn migration(&mut self, migration: MigrationFacts) {
+        self.migrations.insert(migration.uid.clone(), migration.clone());
+        self.tell(Event::Migration(migration));
+    }
+
+    pub fn migration_gone(&mut self, uid: &str) {
+        self.migrations.remove(uid);
+        self.tell(Event::MigrationGone(uid.into()));
     }
 
     /// A VM that runs at a size, approved and backed.
@@ -331,6 +358,8 @@ impl World {
                 }
                 Action::Approve { vm, seal } => Done::Approve(vm.uid, seal),
                 Action::LookUp { pod } => Done::LookUp(pod.uid),
+                Action::Migrate { vm, to, name, .. } => Done::Migrate(vm.uid, to, name),
+                Action::EndMigration { migration, .. } => Done::EndMigration(migration.uid),
                 Action::Notice { vm, notice: Notice::Denied { reason } } => {
                     Done::Denied(vm.uid, reason)
                 }
