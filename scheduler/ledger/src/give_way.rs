@@ -168,7 +168,7 @@ impl Ledger {
     ) -> Option<Obtainable> {
         let book = self.book(vm)?;
         let wish = book.wish.as_ref()?;
-        let rests = wish.not_before > now || self.moves(vm);
+        let rests = wish.not_before > now || self.keeps_size(vm);
         if wish.state != WishState::Waiting || rests || !self.node_complete(node) {
             return None;
         }

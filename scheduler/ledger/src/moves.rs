@@ -288,6 +288,19 @@ impl Ledger {
             .is_some_and(|(book, vm)| book.under_way(&vm.facts.namespace).is_some())
     }
 
+    /// Whether a VM gets no more than it has: its target is made for that. So is a later pod of it that is bound already, whether the
+    /// migration that it belongs to was seen or not.
+    pub(crate) fn keeps_size(&self, vm: VmId) -> bool {
+        if self.settings.moves.is_none() {
+            return false;
+        }
+        let created = |pod: &PodSlot| pod.book.facts.runner().map_or(0, |runner| runner.created);
+        let since = self.primary(vm).map_or(0, created);
+        let next =
+            |pod: &PodSlot| pod.at.is_some() && !self.is_primary(pod) && created(pod) >= since;
+        self.moves(vm) || self.runners_of(vm).any(next)
+    }
+
     /// Where a VM that moves is to come to, if anybody has said.
     pub(crate) fn moves_to(&self, vm: VmId) -> Option<&str> {
         self.move_book(vm)?.under_way(&self.book(vm)?.facts.namespace)?

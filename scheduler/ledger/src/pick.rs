@@ -66,9 +66,6 @@ impl HeatState {
 impl Ledger {
     /// After the pods of a node were settled: whether it is above its watermark now.
     pub(crate) fn note_heat(&mut self, node: NodeId, now: Moment) {
-        if self.settings.moves.is_none() {
-            return;
-        }
         if self.is_hot(node) {
             let new = Heat { look_at: now + HOT_FOR, state: HeatState::New };
             self.moves.hot.entry(node).or_insert(new);
@@ -79,7 +76,8 @@ impl Ledger {
 
     /// Whether more stays on a node than its watermark. What leads nowhere is not looked at: without the lease nobody is moved.
     pub(crate) fn is_hot(&self, node: NodeId) -> bool {
-        self.epoch.is_some() && self.node_complete(node) && self.excess(node) != Amount::ZERO
+        let leads = self.settings.moves.is_some() && self.epoch.is_some();
+        leads && self.node_complete(node) && self.excess(node) != Amount::ZERO
     }
 
     /// The watermark of what a node has.

@@ -218,7 +218,10 @@ impl Ledger {
         let book = self.vm_of_facts(pod).ok_or_else(|| "the VM is not known yet".to_owned())?;
         let given = book.newest().is_some() || book.facts.obeyed.is_some();
         let inherited = given && self.epoch.is_none_or(|epoch| book.inherits(epoch));
-        if inherited || !book.price(runner).cost(book.approved()).fits_in(runner.spec) {
+        let moves = self.vms.find(&runner.vm_uid).is_some_and(|vm| self.moves(vm));
+        // All that is plugged comes along.
+        let used = if moves { book.promise() } else { book.approved() };
+        if inherited || !book.price(runner).cost(used).fits_in(runner.spec) {
             return Err("what was approved before for the VM is not given back yet".to_owned());
         }
         Ok(())

@@ -38,7 +38,7 @@ impl Ledger {
         if let Some(wish) = book.wish.as_ref().filter(|wish| wish.failures > 0) {
             return wish.reason.clone();
         }
-        if self.moves(vm) {
+        if self.keeps_size(vm) {
             return "the VM moves to another node, and keeps its size until then".to_owned();
         }
         let name = self.nodes.name(node);

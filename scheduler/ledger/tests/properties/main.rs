@@ -133,8 +133,50 @@ enum Op {
     Lease {
         lost: bool,
     },
+    /// Something of a migration of a VM goes on.
+    Move {
+        vm: usize,
+        step: Step,
+    },
     /// The lease is held again, and nobody had it meanwhile: the epoch is as before.
     Regain,
+}
+
+/// What goes on of a migration.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// The watch shows it.
+    Seen,
+    /// Somebody makes one by hand.
+    ByHand,
+    /// The operator makes the target.
+    Target,
+    /// The target is bound, or nobody knows.
+    Bind { outcome: u8 },
+    /// Kubelet admits the target, or has no room.
+    Admit,
+    /// The VM runs on the target.
+    Well,
+    /// It does not, and the target goes.
+    Badly,
+    /// The source goes.
+    SourceGone,
+    /// The object is deleted, which ends it.
+    Deleted,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => Just(Step::Seen),
+        1 => Just(Step::ByHand),
+        5 => Just(Step::Target),
+        6 => (0_u8..8).prop_map(|outcome| Step::Bind { outcome }),
+        6 => Just(Step::Admit),
+        5 => Just(Step::Well),
+        1 => Just(Step::Badly),
+        3 => Just(Step::SourceGone),
+        1 => Just(Step::Deleted),
+    ]
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -174,14 +216,14 @@ fn op() -> impl Strategy<Value = Op> {
         4 => Just(Op::List),
         1 => any::<bool>().prop_map(|lost| Op::Lease { lost }),
         1 => Just(Op::Regain),
+        12 => (vm, step()).prop_map(|(vm, step)| Op::Move { vm, step }),
     ]
 }
 
 fn go(mut run: Run, ops: &[Op]) {
     run.check();
     for op in ops {
-        run.apply(op);
-        run.check();
+        run.step(op);
     }
     run.settle();
 }
@@ -197,6 +239,11 @@ proptest! {
     #[test]
     fn nothing_is_promised_that_is_not_there_with_leases(ops in prop::collection::vec(op(), 1..150)) {
         go(Run::leased(), &ops);
+    }
+
+    #[test]
+    fn nothing_is_promised_that_is_not_there_while_vms_move(ops in prop::collection::vec(op(), 1..150)) {
+        go(Run::moving(), &ops);
     }
 }
 

@@ -16,7 +16,7 @@ const OPS: u64 = 2000;
 /// So many of the last are told.
 const TOLD: usize = 12;
 
-/// The operations of one seed; every other seed has leases.
+/// The operations of one seed; every other seed has leases, and of these and the others every other one has moves.
 fn ops(seed: u64) -> Vec<Op> {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
@@ -29,14 +29,18 @@ fn ops(seed: u64) -> Vec<Op> {
 
 /// Says how many were done when something was wrong, and what.
 fn go(seed: u64, ops: &[Op]) -> Result<(), (usize, String)> {
-    let mut run = if seed.is_multiple_of(2) { Run::new() } else { Run::leased() };
+    let mut run = match seed % 4 {
+        0 => Run::new(),
+        1 => Run::leased(),
+        2 => Run::moving(),
+        _ => Run::moving_and_leased(),
+    };
     let mut done = 0;
     let all = catch_unwind(AssertUnwindSafe(|| {
         run.check();
         for op in ops {
             done += 1;
-            run.apply(op);
-            run.check();
+            run.step(op);
         }
         run.settle();
     }));

@@ -8,16 +8,20 @@ use crate::model::Model;
 use crate::support::{Done, World, allocated, amount, cost, node, reference, size, vm};
 use guest_units::{MilliCpu, Moment, Size};
 use scheduler_ledger::{
-    Amount, Answer, Asked, Event, NodeFacts, PodFacts, PodKind, Seal, Ticket, VmFacts,
+    Amount, Answer, Asked, Event, Lease, Moves, NodeFacts, PodFacts, PodKind, Seal, Settings,
+    Ticket, VmFacts,
 };
 
 mod cluster;
+mod moves;
 mod operator;
 
 pub(crate) const VMS: usize = 3;
 /// The VM that has no agent.
 const ALONE: usize = 1;
 pub(crate) const NODES: [&str; 2] = ["n1", "n2"];
+/// In thousandths: low, so that much is moved.
+pub(crate) const WATERMARK: u32 = 600;
 
 /// What is true of a VM besides its object: the operator's mind, the orders under way, the hypervisor.
 #[derive(Debug, Default)]
@@ -43,6 +47,11 @@ struct Truth {
     before: Option<VmFacts>,
     /// Number of the present pod.
     pod: u32,
+    /// Number of the newest pod.
+    pods: u32,
+    /// Numbers of the pod that it moves to, and of the one that it has left.
+    target: Option<u32>,
+    source: Option<u32>,
     /// Newest request.
     generation: u64,
 }
@@ -60,6 +69,12 @@ pub(crate) struct Run {
     writes: Vec<(String, Seal)>,
     /// Pods that the API server is asked for.
     questions: Vec<String>,
+    /// Migrations that are to be made or deleted.
+    moves: Vec<Done>,
+    /// Number of migrations that there ever were.
+    migrations: u32,
+    /// Nobody takes room that is booked.
+    polite: bool,
     open: BTreeMap<u64, (usize, u64)>,
     others: u32,
     model: Model,
@@ -69,7 +84,13 @@ pub(crate) struct Run {
 
 /// One list of the API server.
 type List = fn(&mut World);
-const LISTS: [List; 3] = [World::list_nodes, World::list_pods, World::list_vms];
+const LISTS: [List; 4] =
+    [World::list_nodes, World::list_pods, World::list_vms, World::list_migrations];
+
+fn settings(lease: Option<Lease>) -> Settings {
+    let moves = Some(Moves { watermark_thousandths: WATERMARK });
+    Settings { lease, moves, ..Settings::default() }
+}
 
 fn name(vm: usize) -> String {
     format!("v{vm}")
@@ -92,7 +113,17 @@ impl Run {
         Self::on(World::leased)
     }
 
-    fn on(world: fn(&[NodeFacts]) -> World) -> Self {
+    /// VMs leave nodes that are above a low watermark.
+    pub(crate) fn moving() -> Self {
+        Self { polite: true, ..Self::on(|nodes| World::with(settings(None), nodes)) }
+    }
+
+    pub(crate) fn moving_and_leased() -> Self {
+        let lease = Settings::default().lease;
+        Self::on(move |nodes| World::with(settings(lease), nodes))
+    }
+
+    fn on(world: impl FnOnce(&[NodeFacts]) -> World) -> Self {
         let mut run = Self {
             world: world(&[node("n1", 6000, 12), node("n2", 4000, 8)]),
             epoch: 1,
@@ -101,6 +132,9 @@ impl Run {
             late: Vec::new(),
             writes: Vec::new(),
             questions: Vec::new(),
+            moves: Vec::new(),
+            migrations: 0,
+            polite: false,
             open: BTreeMap::new(),
             others: 0,
             model: Model::default(),
@@ -113,6 +147,7 @@ impl Run {
             let mut facts = vm(&name(index), size(1000, 1));
             facts.autoscaled = index != ALONE;
             facts.max = size(6000, 8);
+            facts.movable = Some(Box::default());
             facts.pod_name = None;
             run.world.vm(facts);
             run.truths.push(Truth::default());
@@ -161,8 +196,27 @@ impl Run {
                 Done::Resize(..) => self.orders.push(done),
                 Done::Approve(vm, seal) => self.writes.push((vm, seal)),
                 Done::LookUp(uid) => self.questions.push(uid),
+                Done::Migrate(..) | Done::EndMigration(_) => self.moves.push(done),
                 Done::Denied(_, reason) => assert!(!reason.is_empty()),
                 Done::Served(..) => {}
+            }
+        }
+    }
+
+    /// Applies an operation, and looks whether all is well.
+    pub(crate) fn step(&mut self, op: &Op) {
+        let before = self.overbooked();
+        self.apply(op);
+        self.check();
+        let forgets = matches!(
+            op,
+            Op::Restart { .. } | Op::List | Op::Lease { .. } | Op::Regain | Op::Move { .. }
+        );
+        if self.polite && !forgets {
+            for (node, more) in self.overbooked() {
+                let had = before.get(&node).copied().unwrap_or_default();
+                let fits = more.fits_in(had) || self.faster(&node);
+                assert!(fits, "{node}: {more} of what is booked are given away");
             }
         }
     }
@@ -222,6 +276,7 @@ impl Run {
             Op::Pass { ms } => self.world.pass(Duration::from_millis(ms)),
             Op::Restart { order } => self.restart(order),
             Op::List => self.list(),
+            Op::Move { vm, step } => self.move_on(vm, step),
             Op::Regain => self.world.tell(Event::Leader(Some(self.epoch))),
             Op::Lease { lost } => {
                 if !lost {
@@ -308,12 +363,13 @@ impl Run {
         }
         truth.seen = Some(facts.clone());
         self.world.tell(Event::Vm(facts));
-        if let Some(pod) = self.pod(vm).cloned() {
+        for pod in self.pods_of(vm) {
             self.world.tell(Event::Pod(pod));
         }
     }
 
     fn end(&mut self, vm: usize) {
+        self.fail_move(vm);
         let uid = self.pod_uid(vm);
         if self.world.pods.remove(&uid).is_some() {
             let truth = &mut self.truths[vm];
@@ -329,6 +385,7 @@ impl Run {
         self.late.clear();
         self.writes.clear();
         self.questions.clear();
+        self.moves.clear();
         self.open.clear();
         // The next one has shown nobody anything yet.
         for truth in &mut self.truths {
@@ -376,7 +433,9 @@ impl Run {
         }
         for node in NODES {
             let plugged = |pod: &PodFacts| match &pod.kind {
-                PodKind::Runner(runner) if pod.node.as_deref() == Some(node) => {
+                PodKind::Runner(runner)
+                    if pod.node.as_deref() == Some(node) && !self.was_left(pod) =>
+                {
                     self.truths[index(&runner.vm_uid)].real.map_or(Amount::ZERO, cost)
                 }
                 _ => Amount::ZERO,
@@ -418,6 +477,7 @@ impl Run {
                 self.start(vm);
                 self.bind(vm, round % NODES.len(), 5);
                 self.kubelet(vm);
+                self.finish_moves(vm);
                 self.patch(vm);
                 self.observe(vm, false);
                 self.report(vm);

@@ -158,6 +158,8 @@ pub enum Heard {
     Event(Event, Moment),
     /// An action waits, by its number.
     Waits(u64, Action),
+    /// So much of a node is taken, leases aside, when somebody is about to move there.
+    Fills(String, Amount),
 }
 
 impl World {
@@ -244,12 +246,22 @@ impl World {
         }
         self.ledger.handle(event, self.now);
         if self.listens {
-            let waits = self.ledger.next(self.now).start.into_iter();
-            self.heard.extend(waits.map(|todo| Heard::Waits(todo.id, todo.action)));
+            for todo in self.ledger.next(self.now).start {
+                if let Action::Migrate { to, .. } = &todo.action {
+                    let level = self.ledger.level(to).expect("a known node");
+                    let taken = level.reserved.saturating_sub(level.leased);
+                    self.heard.push(Heard::Fills(to.clone(), taken));
+                }
+                self.heard.push(Heard::Waits(todo.id, todo.action));
+            }
         }
         if self.audits {
             self.ledger.audit(self.now).expect("kept sums and sets are right");
         }
+    }
+
+    pub fn moves(&self) -> bool {
+        self.settings.moves.is_some()
     }
 
     /// A pod changes. What stays as it was keeps its version.
