@@ -9,7 +9,7 @@ use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use crate::run::Run;
-use crate::{Op, op};
+use crate::{MOVES, Op, op};
 
 /// Between two calms.
 const OPS: u64 = 2000;
@@ -22,7 +22,7 @@ fn ops(seed: u64) -> Vec<Op> {
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
-    let op = op();
+    let op = op(if seed % 4 < 2 { 0 } else { MOVES });
     let mut next = || op.new_tree(&mut runner).expect("nothing is rejected").current();
     (0..OPS).map(|_| next()).collect()
 }

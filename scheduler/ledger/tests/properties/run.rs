@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::Op;
 use crate::model::Model;
 use crate::support::{Done, World, allocated, amount, cost, node, reference, size, vm};
+use crate::{Op, Step};
 use guest_units::{MilliCpu, Moment, Size};
 use scheduler_ledger::{
     Amount, Answer, Asked, Event, Lease, Moves, NodeFacts, PodFacts, PodKind, Seal, Settings,
@@ -21,7 +21,7 @@ pub(crate) const VMS: usize = 3;
 const ALONE: usize = 1;
 pub(crate) const NODES: [&str; 2] = ["n1", "n2"];
 /// In thousandths: low, so that much is moved.
-pub(crate) const WATERMARK: u32 = 600;
+pub(crate) const WATERMARK: u32 = 400;
 
 /// What is true of a VM besides its object: the operator's mind, the orders under way, the hypervisor.
 #[derive(Debug, Default)]
@@ -87,6 +87,14 @@ type List = fn(&mut World);
 const LISTS: [List; 4] =
     [World::list_nodes, World::list_pods, World::list_vms, World::list_migrations];
 
+fn small() -> [NodeFacts; 2] {
+    [node("n1", 6000, 12), node("n2", 4000, 8)]
+}
+
+fn large() -> [NodeFacts; 2] {
+    [node("n1", 9000, 18), node("n2", 8000, 16)]
+}
+
 fn settings(lease: Option<Lease>) -> Settings {
     let moves = Some(Moves { watermark_thousandths: WATERMARK });
     Settings { lease, moves, ..Settings::default() }
@@ -106,26 +114,26 @@ fn index(uid: &str) -> usize {
 
 impl Run {
     pub(crate) fn new() -> Self {
-        Self::on(World::new)
+        Self::on(World::new(&small()))
     }
 
     pub(crate) fn leased() -> Self {
-        Self::on(World::leased)
+        Self::on(World::leased(&small()))
     }
 
     /// VMs leave nodes that are above a low watermark.
     pub(crate) fn moving() -> Self {
-        Self { polite: true, ..Self::on(|nodes| World::with(settings(None), nodes)) }
+        Self { polite: true, ..Self::on(World::with(settings(None), &large())) }
     }
 
     pub(crate) fn moving_and_leased() -> Self {
         let lease = Settings::default().lease;
-        Self::on(move |nodes| World::with(settings(lease), nodes))
+        Self::on(World::with(settings(lease), &large()))
     }
 
-    fn on(world: impl FnOnce(&[NodeFacts]) -> World) -> Self {
+    fn on(world: World) -> Self {
         let mut run = Self {
-            world: world(&[node("n1", 6000, 12), node("n2", 4000, 8)]),
+            world,
             epoch: 1,
             truths: Vec::new(),
             orders: Vec::new(),
@@ -210,7 +218,12 @@ impl Run {
         self.check();
         let forgets = matches!(
             op,
-            Op::Restart { .. } | Op::List | Op::Lease { .. } | Op::Regain | Op::Move { .. }
+            Op::Calm { .. }
+                | Op::Restart { .. }
+                | Op::List
+                | Op::Lease { .. }
+                | Op::Regain
+                | Op::Move { .. }
         );
         if self.polite && !forgets {
             for (node, more) in self.overbooked() {
@@ -266,16 +279,12 @@ impl Run {
             Op::Bind { vm, node, outcome } => self.bind(vm, node, outcome),
             Op::Place { node, cpu, gib } => self.place(NODES[node], amount(cpu, gib * 1024)),
             Op::Remove { index } => {
-                let others: Vec<String> =
-                    self.world.pods.keys().filter(|uid| uid.starts_with("o-")).cloned().collect();
-                if let Some(uid) = others.get(index) {
-                    self.world.pods.remove(uid);
-                    self.world.tell(Event::PodGone(uid.clone()));
-                }
+                self.remove_other(index);
             }
             Op::Pass { ms } => self.world.pass(Duration::from_millis(ms)),
             Op::Restart { order } => self.restart(order),
             Op::List => self.list(),
+            Op::Calm { large } => self.calm(large),
             Op::Move { vm, step } => self.move_on(vm, step),
             Op::Regain => self.world.tell(Event::Leader(Some(self.epoch))),
             Op::Lease { lost } => {
@@ -287,6 +296,14 @@ impl Run {
             }
         }
         self.collect();
+    }
+
+    /// An ordinary pod goes. Says whether there is one of that number.
+    fn remove_other(&mut self, index: usize) -> bool {
+        let others = self.world.pods.keys().filter(|uid| uid.starts_with("o-"));
+        let Some(uid) = others.cloned().nth(index) else { return false };
+        self.remove_pod(&uid);
+        true
     }
 
     pub(crate) fn ask(&mut self, vm: usize, cpu: u32, gib: u64, least: u32, stale: bool) {
@@ -460,11 +477,44 @@ impl Run {
             || (0..VMS).any(|vm| self.pod(vm).is_some_and(|pod| pod.node.is_none()))
     }
 
+    /// Nothing goes wrong for a while: one VM becomes large, the others small, all others have gone, and a node may be hot for
+    /// long enough.
+    fn calm(&mut self, large: usize) {
+        self.lead();
+        while self.remove_other(0) {}
+        for vm in 0..VMS {
+            for step in [Step::Badly, Step::SourceGone, Step::Seen] {
+                self.move_on(vm, step);
+            }
+        }
+        for round in 0..6 {
+            for vm in 0..VMS {
+                self.start(vm);
+                self.bind(vm, vm % NODES.len(), 5);
+                if round == 2 {
+                    self.grant(vm, if vm == large { 3000 } else { 500 }, 1);
+                }
+                self.work();
+                self.patch(vm);
+                self.observe(vm, false);
+                self.report(vm);
+                self.order(vm);
+                self.land(vm, 0);
+                self.see(vm);
+            }
+        }
+        self.world.pass(Duration::from_secs(31));
+    }
+
+    /// Everything is known, and the lease is held. With the same epoch: nothing may depend on another ledger's coming.
+    fn lead(&mut self) {
+        self.list_all();
+        self.world.tell(Event::Leader(Some(self.epoch)));
+    }
+
     /// When faults stop, every request ends and everything settles.
     pub(crate) fn settle(&mut self) {
-        self.list_all();
-        // With the same epoch: nothing may depend on another ledger's coming.
-        self.world.tell(Event::Leader(Some(self.epoch)));
+        self.lead();
         for round in 0..160 {
             self.collect();
             self.world.pass(Duration::from_millis(500));

@@ -106,7 +106,7 @@ impl Run {
         }
     }
 
-    fn remove_pod(&mut self, uid: &str) {
+    pub(super) fn remove_pod(&mut self, uid: &str) {
         self.world.pods.remove(uid);
         self.world.tell(Event::PodGone(uid.into()));
     }
@@ -126,6 +126,12 @@ impl Run {
             return;
         }
         match step {
+            Step::Onward => {
+                self.api(5);
+                for step in [Step::Seen, Step::Target, Step::Bind { outcome: 5 }, Step::Admit] {
+                    self.move_on(vm, step);
+                }
+            }
             Step::Seen => {
                 let all = self.world.migrations.values();
                 let own = all.filter(|it| it.vm_uid == vm_uid(vm)).cloned();
@@ -213,15 +219,7 @@ impl Run {
 
     /// All of a move goes well.
     pub(super) fn finish_moves(&mut self, vm: usize) {
-        for step in [
-            Step::Seen,
-            Step::Target,
-            Step::Bind { outcome: 5 },
-            Step::Admit,
-            Step::Well,
-            Step::Seen,
-            Step::SourceGone,
-        ] {
+        for step in [Step::Onward, Step::Well, Step::Seen, Step::SourceGone] {
             self.move_on(vm, step);
         }
     }
