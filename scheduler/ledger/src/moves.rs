@@ -20,14 +20,12 @@ use guest_units::Moment;
 use scheduler_protocol::ObjectRef;
 
 use crate::amount::Amount;
-use crate::books::{NodeSlot, PodSlot};
 use crate::event::{Action, Why};
-use crate::facts::{MigrationFacts, PodFacts};
+use crate::facts::MigrationFacts;
 use crate::ledger::Ledger;
 use crate::pick::Heat;
 use crate::slab::{NodeId, VmId};
 use crate::timers::Who;
-use crate::vm::VmBook;
 
 /// A VM that was moved stays for so long: all its memory was copied, and what made the node hot may have come along with it. What
 /// the object says about it is deleted after that, so that another leader knows.
@@ -47,7 +45,7 @@ const DELETE_AGAIN: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Default)]
 pub(crate) struct MoveBooks {
     /// By the VM's uid.
-    vms: BTreeMap<String, MoveBook>,
+    pub(crate) vms: BTreeMap<String, MoveBook>,
     /// Which VM a migration is of, both by uid.
     objects: BTreeMap<String, String>,
     /// Nodes above their watermark.
@@ -57,12 +55,12 @@ pub(crate) struct MoveBooks {
 
 /// One VM that moves, or has moved lately.
 #[derive(Debug, Clone, Default)]
-struct MoveBook {
+pub(crate) struct MoveBook {
     order: Option<Order>,
     /// By uid.
     objects: BTreeMap<String, Object>,
     /// What the target will take where it is to come to.
-    booked: Option<(NodeId, Amount)>,
+    pub(crate) booked: Option<(NodeId, Amount)>,
     /// Moves that came to nothing since one that did not.
     failures: u32,
     rests_until: Option<Moment>,
@@ -104,7 +102,16 @@ impl MoveBook {
         self.rests_until = Some(now + rest);
     }
 
-    fn is_idle(&self) -> bool {
+    /// When those of ours are deleted: after they have ended, or when their target has not come in time.
+    pub(crate) fn set_ends(&mut self, bound: bool, now: Moment) {
+        for object in self.objects.values_mut().filter(|object| object.facts.ours) {
+            let span = if object.facts.ended.is_some() { COOL_DOWN } else { TARGET_LIMIT };
+            let waits = object.facts.ended.is_some() || !bound;
+            object.end_at = waits.then(|| object.end_at.unwrap_or(now + span));
+        }
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
         self.order.is_none()
             && self.objects.is_empty()
             && self.booked.is_none()
@@ -234,50 +241,7 @@ impl Ledger {
         self.rebook(uid, now);
     }
 
-    /// After anything was heard of a VM: what is booked is what its target will take.
-    pub(crate) fn rebook_vm(&mut self, vm: VmId, now: Moment) {
-        if self.move_book(vm).is_some() {
-            let uid = self.vms.name(vm).to_owned();
-            self.rebook(&uid, now);
-        }
-    }
-
-    fn rebook(&mut self, uid: &str, now: Moment) {
-        let coming = self.vms.find(uid).and_then(|vm| self.coming(vm));
-        let bound = coming.as_ref().is_some_and(|coming| coming.bound);
-        let new = coming.filter(|coming| !coming.bound).map(|Coming { to, takes, .. }| {
-            (self.nodes.find_or_insert(&to, |_| NodeSlot::default()), takes)
-        });
-        let Some(book) = self.moves.vms.get_mut(uid) else { return };
-        for object in book.objects.values_mut().filter(|object| object.facts.ours) {
-            let span = if object.facts.ended.is_some() { COOL_DOWN } else { TARGET_LIMIT };
-            let waits = object.facts.ended.is_some() || !bound;
-            object.end_at = waits.then(|| object.end_at.unwrap_or(now + span));
-        }
-        let old = std::mem::replace(&mut book.booked, new);
-        if book.is_idle() {
-            self.moves.vms.remove(uid);
-        }
-        if old == new {
-            return;
-        }
-        if let Some((node, amount)) = old {
-            self.rebook_on(node, amount, Amount::ZERO);
-        }
-        if let Some((node, amount)) = new {
-            self.rebook_on(node, Amount::ZERO, amount);
-        }
-    }
-
-    fn rebook_on(&mut self, node: NodeId, old: Amount, new: Amount) {
-        if let Some(slot) = self.nodes.get_mut(node) {
-            slot.rebook(old, new);
-        }
-        self.restand(node);
-        self.touch_node(node);
-    }
-
-    fn move_book(&self, vm: VmId) -> Option<&MoveBook> {
+    pub(crate) fn move_book(&self, vm: VmId) -> Option<&MoveBook> {
         if self.moves.vms.is_empty() { None } else { self.moves.vms.get(self.vms.name(vm)) }
     }
 
@@ -286,19 +250,6 @@ impl Ledger {
         self.move_book(vm)
             .zip(self.book(vm))
             .is_some_and(|(book, vm)| book.under_way(&vm.facts.namespace).is_some())
-    }
-
-    /// Whether a VM gets no more than it has: its target is made for that. So is a later pod of it that is bound already, whether the
-    /// migration that it belongs to was seen or not.
-    pub(crate) fn keeps_size(&self, vm: VmId) -> bool {
-        if self.settings.moves.is_none() {
-            return false;
-        }
-        let created = |pod: &PodSlot| pod.book.facts.runner().map_or(0, |runner| runner.created);
-        let since = self.primary(vm).map_or(0, created);
-        let next =
-            |pod: &PodSlot| pod.at.is_some() && !self.is_primary(pod) && created(pod) >= since;
-        self.moves(vm) || self.runners_of(vm).any(next)
     }
 
     /// Where a VM that moves is to come to, if anybody has said.
@@ -310,19 +261,6 @@ impl Ledger {
     pub(crate) fn has_rested(&self, vm: VmId, now: Moment) -> bool {
         !self.moves(vm)
             && self.move_book(vm).and_then(|book| book.rests_until).is_none_or(|until| until <= now)
-    }
-
-    /// What a target takes.
-    fn coming(&self, vm: VmId) -> Option<Coming> {
-        let (to, book, pod) = (self.moves_to(vm)?, self.book(vm)?, self.primary(vm)?);
-        let bound = self.runners_of(vm).any(|pod| pod.book.counts_on() == Some(to));
-        Some(Coming { to: to.to_owned(), takes: book.target(pod)?, bound })
-    }
-
-    /// What is booked for a pod that looks for a node, and where.
-    pub(crate) fn booked_for(&self, pod: &PodFacts) -> Option<(NodeId, Amount)> {
-        let book = self.moves.vms.get(&pod.runner()?.vm_uid)?;
-        self.vm_of_facts(pod).and(book.booked)
     }
 
     /// How many VMs leave each node, and how many come to each.
@@ -382,12 +320,6 @@ impl Ledger {
         orders.chain(ends).chain(hot).min()
     }
 
-    /// For `audit.rs`: what is booked on a node.
-    pub(crate) fn booked_on(&self, node: NodeId) -> impl Iterator<Item = Amount> {
-        let booked = self.moves.vms.values().filter_map(|book| book.booked);
-        booked.filter(move |(at, _)| *at == node).map(|(_, amount)| amount)
-    }
-
     /// For `audit.rs`: whether what is kept about moves agrees with the books, and with itself.
     pub(crate) fn moves_are_right(&self) -> Result<usize, String> {
         let MoveBooks { vms, objects, hot, timer } = &self.moves;
@@ -395,31 +327,23 @@ impl Ledger {
         let of = |(uid, vm): (&String, &String)| {
             vms.get(vm).is_some_and(|book| book.objects.contains_key(uid))
         };
-        let booked = |(uid, book): (&String, &MoveBook)| {
-            let coming = self.vms.find(uid).and_then(|vm| self.coming(vm));
-            let coming = coming.filter(|coming| !coming.bound);
-            let coming = coming.map(|it| (self.nodes.find(&it.to), it.takes));
-            coming == book.booked.map(|(node, amount)| (Some(node), amount)) && !book.is_idle()
-        };
         let off = self.settings.moves.is_some() || vms.is_empty() && hot.is_empty();
         let timed = timer.is_none_or(|at| self.timers.contains(Who::Moves, at))
             && (*timer == self.moves_timer() || self.settings.moves.is_none());
         let hottest = |node: &NodeId| self.is_hot(*node) == hot.contains_key(node);
         let heat = self.nodes.iter().all(|(node, ..)| hottest(&node));
         let heat = heat && hot.keys().all(|node| self.nodes.get(*node).is_some());
-        if kept && objects.iter().all(of) && vms.iter().all(booked) && off && timed && heat {
+        if kept
+            && objects.iter().all(of)
+            && vms.iter().all(|(uid, book)| self.is_booked(uid, book))
+            && off
+            && timed
+            && heat
+        {
             return Ok(usize::from(timer.is_some()));
         }
         Err(format!("{:?}", self.moves))
     }
-}
-
-/// A target that is to come to a node.
-struct Coming {
-    to: String,
-    takes: Amount,
-    /// It is there, and counts itself.
-    bound: bool,
 }
 
 /// VMs that move, by where they leave and where they come.
@@ -427,12 +351,4 @@ struct Coming {
 pub(crate) struct Movers {
     pub(crate) from: BTreeMap<NodeId, usize>,
     pub(crate) to: BTreeMap<NodeId, usize>,
-}
-
-impl VmBook {
-    /// What the pod takes that the VM moves to: all that may be plugged comes along, a lease does not.
-    pub(crate) fn target(&self, pod: &PodSlot) -> Option<Amount> {
-        let runner = pod.book.facts.runner()?;
-        Some(runner.total(self.price(runner).cost(self.promise())))
-    }
 }

@@ -74,7 +74,7 @@ impl Ledger {
         }
     }
 
-    /// Whether more stays on a node than its watermark. What leads nowhere is not looked at: without the lease nobody is moved.
+    /// Whether more stays on a node than its watermark. Without the lease, or before everything is known, nobody is moved.
     pub(crate) fn is_hot(&self, node: NodeId) -> bool {
         let leads = self.settings.moves.is_some() && self.epoch.is_some();
         leads && self.node_complete(node) && self.excess(node) != Amount::ZERO

@@ -247,7 +247,7 @@ fn a_move_that_comes_to_nothing_is_tried_again_later_each_time() {
         world.vm(VmFacts { movable: None, ..facts });
     }
     world.pass(WHILE);
-    let mut waited = Vec::new();
+    let (mut waited, mut names) = (Vec::new(), std::collections::BTreeSet::new());
     for _ in 0..8 {
         let since = world.now;
         let name = loop {
@@ -257,6 +257,7 @@ fn a_move_that_comes_to_nothing_is_tried_again_later_each_time() {
             world.pass(Duration::from_secs(1));
         };
         waited.push(world.now.since(since).as_secs() / 60);
+        assert!(names.insert(name.clone()), "a leftover object would stand for {name}");
         world.tell(Event::MigrateEnded { vm: "vm-c".into(), name, made: Some(false) });
         assert_eq!(dump(&world, "n2").booked, amount(0, 0), "the room is given back at once");
     }
