@@ -83,12 +83,11 @@ struct Object {
 }
 
 impl MoveBook {
-    /// Where the VM is to come to. None: it does not move; or it does, and nobody says where to.
+    /// Where the VM, which is of that namespace, is to come to. None: it does not move; or it does, and nobody says where to.
     fn under_way(&self, namespace: &str) -> Option<Option<&str>> {
         if let Some(order) = &self.order {
             return Some(Some(&order.to));
         }
-        // Whoever may make migrations in some namespace can name any VM as their owner.
         let open = |it: &&MigrationFacts| it.ended.is_none() && it.namespace == namespace;
         let mut open = self.objects.values().map(|it| &it.facts).filter(open).peekable();
         open.peek()?;
@@ -128,6 +127,7 @@ impl Ledger {
         if self.moves.objects.get(&uid).is_some_and(|other| *other != vm) {
             self.forget_migration(&uid, now);
         }
+        let means = self.means(&facts);
         self.moves.objects.insert(uid.clone(), vm.clone());
         let book = self.moves.vms.entry(vm.clone()).or_default();
         book.order.take_if(|order| facts.ours && order.name == facts.name);
@@ -138,7 +138,7 @@ impl Ledger {
         let ended = facts.ended.filter(|_| known.is_none_or(|known| known.facts.ended.is_none()));
         let end_at = known.filter(|_| ended.is_none()).and_then(|known| known.end_at);
         book.objects.insert(uid, Object { facts, end_at });
-        if let Some(well) = ended {
+        if let Some(well) = ended.filter(|_| means) {
             book.rest(well, now);
         }
         self.move_changed(&vm, now);
@@ -146,13 +146,19 @@ impl Ledger {
 
     pub(crate) fn forget_migration(&mut self, uid: &str, now: Moment) {
         let Some(vm) = self.moves.objects.remove(uid) else { return };
-        if let Some(book) = self.moves.vms.get_mut(&vm) {
-            let open = book.objects.remove(uid).is_some_and(|it| it.facts.ended.is_none());
-            if open {
-                book.rest(false, now);
-            }
+        let book = self.moves.vms.get_mut(&vm);
+        let facts = book.and_then(|book| book.objects.remove(uid)).map(|object| object.facts);
+        let open = facts.is_some_and(|facts| facts.ended.is_none() && self.means(&facts));
+        if let Some(book) = self.moves.vms.get_mut(&vm).filter(|_| open) {
+            book.rest(false, now);
         }
         self.move_changed(&vm, now);
+    }
+
+    /// Whoever may make migrations in some namespace can name any VM as their owner: only those of the same one say anything.
+    fn means(&self, facts: &MigrationFacts) -> bool {
+        let vm = self.vms.find(&facts.vm_uid).and_then(|vm| self.book(vm));
+        vm.is_none_or(|vm| vm.facts.namespace == facts.namespace)
     }
 
     pub(crate) fn migrations_listed(&mut self, uids: &BTreeSet<String>, now: Moment) {

@@ -220,6 +220,8 @@ fn a_migration_of_another_namespace_says_nothing() {
     });
     assert_eq!(dump(&world, "n2").booked, amount(0, 0));
     assert!(!dump(&world, "n1").vms["d/c"].moves);
+    world.migration_gone("m");
+    assert_eq!(picks(&mut world, WHILE), [pick("c", "n2")], "it need not rest");
 }
 
 #[test]
@@ -368,14 +370,15 @@ fn the_destination_stays_below_its_own_watermark_and_lets_the_vm_in() {
         value: "1".into(),
         effect: effect.into(),
     };
-    let table: [(&str, fn(NodeFacts) -> NodeFacts); 3] = [
-        ("small", |it| NodeFacts { allocatable: amount(3400, 65_536), ..it }),
-        ("about to go", |it| NodeFacts { leaving: true, ..it }),
-        ("as it is", |it| it),
+    let as_it_is = node("n2", 10_000, 64);
+    let table = [
+        ("small", NodeFacts { allocatable: amount(3400, 65_536), ..as_it_is.clone() }),
+        ("about to go", NodeFacts { leaving: true, ..as_it_is.clone() }),
+        ("as it is", as_it_is),
     ];
-    for (name, edit) in table {
+    for (name, facts) in table {
         let mut world = hot();
-        world.tell(Event::Node(edit(node("n2", 10_000, 64))));
+        world.tell(Event::Node(facts));
         let picked = picks(&mut world, WHILE);
         assert_eq!(picked.len(), usize::from(name == "as it is"), "{name}");
     }
@@ -446,6 +449,14 @@ fn an_order_that_nobody_sees_is_given_up() {
     // It was, and is seen very late.
     world.migration(facts);
     assert_eq!(dump(&world, "n2").booked, cost(size(3000, 8)));
+}
+
+#[test]
+fn a_migration_that_fails_gives_the_room_back() {
+    let (mut world, facts) = moving();
+    world.migration(MigrationFacts { ended: Some(false), ..facts });
+    assert_eq!(dump(&world, "n2").booked, amount(0, 0));
+    assert_eq!(picks(&mut world, WHILE), [pick("a", "n2")], "another one, since this one rests");
 }
 
 #[test]
