@@ -330,7 +330,7 @@ fn uid(vm: usize) -> String {
 fn facts(index: usize) -> scheduler_ledger::VmFacts {
     let mut facts = vm(NAMES[index], size(500, 1));
     facts.autoscaled = index < 5;
-    facts.movable = (index % 3 != 0).then(Box::default);
+    facts.movable = (!index.is_multiple_of(3)).then(Box::default);
     (facts.max, facts.plugged) = (size(6000, 8), Some(Size::min(facts.min, size(250, 1))));
     facts
 }

@@ -113,8 +113,9 @@ impl Model {
                 memory.migrations.insert(facts.uid.clone(), facts);
             }
             Event::MigrationGone(uid) => drop(memory.migrations.remove(&uid)),
-            Event::MigrateEnded { vm, name, made: Some(false) } => {
-                if memory.moves.get(&vm).is_some_and(|(ordered, ..)| *ordered == name) {
+            Event::MigrateEnded { vm, name, made } => {
+                let order = memory.moves.get(&vm).filter(|_| made == Some(false));
+                if order.is_some_and(|(ordered, ..)| *ordered == name) {
                     memory.moves.remove(&vm);
                 }
             }

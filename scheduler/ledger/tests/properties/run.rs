@@ -300,8 +300,8 @@ impl Run {
 
     /// An ordinary pod goes. Says whether there is one of that number.
     fn remove_other(&mut self, index: usize) -> bool {
-        let others = self.world.pods.keys().filter(|uid| uid.starts_with("o-"));
-        let Some(uid) = others.cloned().nth(index) else { return false };
+        let mut others = self.world.pods.keys().filter(|uid| uid.starts_with("o-"));
+        let Some(uid) = others.nth(index).cloned() else { return false };
         self.remove_pod(&uid);
         true
     }
