@@ -2,6 +2,12 @@
 
 /// Set to `"true"` by a user: the VM is autoscaled.
 pub const LABEL_AUTOSCALING_ENABLED: &str = "autoscaling.neon.tech/enabled";
+/// Set to `"true"` by a user: the scheduler may move the VM to another node.
+pub const LABEL_MOVABLE: &str = "autoscaling.neon.tech/auto-migration-enabled";
+/// The same, for tests.
+pub const LABEL_MOVABLE_FOR_TESTS: &str = "autoscaling.neon.tech/testing-only-always-migrate";
+/// `"true"` on migrations that the scheduler has made.
+pub const LABEL_BY_SCHEDULER: &str = "autoscaling.neon.tech/created-by-scheduler";
 /// Copied into metrics and events.
 pub const LABEL_ENDPOINT_ID: &str = "neon/endpoint-id";
 /// Copied into metrics and events.

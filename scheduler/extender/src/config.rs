@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use guest_units::Size;
-use scheduler_ledger::{Lease, Scoring, Settings};
+use scheduler_ledger::{Lease, Moves, Scoring, Settings};
 use scheduler_protocol::{MAX_CPU, MAX_MEMORY};
 use serde::Deserialize;
 
@@ -91,7 +91,7 @@ pub(crate) struct Config {
 /// The policy file in its meaning.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Policy {
-    /// Fraction of a node above which it is full for the metrics.
+    /// Fraction of a node above which it is full for the metrics; and where VMs are moved, above which they leave it.
     pub(crate) watermark: f64,
     /// VMs with this scheduler are asked for by agents.
     pub(crate) scheduler_name: String,
@@ -115,6 +115,9 @@ struct PolicyFile {
     /// Not in the reference's file: without it leases are as [`Lease::default`] has them.
     #[serde(default)]
     lease: LeaseFile,
+    /// Not in the reference's file: VMs are moved away from nodes above the watermark. Off as long as migrations are refused.
+    #[serde(default)]
+    moves: bool,
 }
 
 /// Leases of headroom. What is not written is as [`Lease`] says, where each field is explained.
@@ -149,6 +152,9 @@ struct ScoringFile {
     /// Ours: the reference's file has none.
     #[serde(default)]
     seed: u64,
+    /// Ours as well: nodes that a scale-in would remove are filled last.
+    #[serde(default)]
+    scale_in: bool,
 }
 
 /// Everything that is wrong, one line each.
@@ -214,8 +220,10 @@ impl Problems {
         let file: PolicyFile =
             serde_json::from_str(text).map_err(|err| self.0.push(format!("{path}: {err}"))).ok()?;
         let before = self.0.len();
-        let PolicyFile { watermark, scoring, scheduler_name, call_limit_seconds, lease } = file;
-        let ScoringFile { min_usage_score, max_usage_score, score_peak, randomize, seed } = scoring;
+        let PolicyFile { watermark, scoring, scheduler_name, call_limit_seconds, lease, moves } =
+            file;
+        let ScoringFile { min_usage_score, max_usage_score, score_peak, randomize, seed, scale_in } =
+            scoring;
         self.fraction("watermark", watermark);
         if watermark == 0.0 {
             self.0.push("watermark: must be above 0".to_owned());
@@ -229,8 +237,9 @@ impl Problems {
         let lease = self.lease(lease);
         let call_limit = self.seconds("k8sCRUDTimeoutSeconds", call_limit_seconds)?;
         let (empty, full, peak) = (min_usage_score, max_usage_score, score_peak);
-        let scoring = Scoring { empty, full, peak, randomize, seed };
-        let settings = Settings { scoring, lease, ..Settings::default() };
+        let scoring = Scoring { empty, full, peak, randomize, seed, scale_in };
+        let moves = moves.then(|| Moves { watermark_thousandths: thousandths(watermark) });
+        let settings = Settings { scoring, lease, moves, ..Settings::default() };
         (self.0.len() == before).then_some(Policy {
             watermark,
             scheduler_name,
@@ -238,6 +247,13 @@ impl Problems {
             settings,
         })
     }
+}
+
+/// Of a fraction that was found to be from 0 to 1.
+fn thousandths(fraction: f64) -> u32 {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0..=1000")]
+    let thousandths = (fraction.clamp(0.0, 1.0) * 1000.0).round() as u32;
+    thousandths
 }
 
 impl TryFrom<Args> for Config {
@@ -385,6 +401,17 @@ mod tests {
             assert!(problems.contains(expected), "{object}: {problems}");
             assert_eq!(problems.lines().count(), 1, "{problems}");
         }
+    }
+
+    #[test]
+    fn vms_are_moved_only_where_the_file_says_so() {
+        let moves = |text: &str| {
+            let (policy, problems) = policy(&GOOD.replacen('{', text, 1));
+            policy.map(|policy| policy.settings.moves).ok_or(problems)
+        };
+        assert_eq!((moves("{"), moves("{\"moves\": false, ")), (Ok(None), Ok(None)));
+        let expected = Some(Moves { watermark_thousandths: 900 });
+        assert_eq!(moves("{\"moves\": true, "), Ok(expected));
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 
-use controller_api::{VirtualMachine, annotations, names};
+use controller_api::{VirtualMachine, VirtualMachineMigration, annotations, names};
 use guest_units::MilliCpu;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource as _;
 use scheduler_ledger::{
     Amount, ContainerNeeds, Demands, InitNeeds, Label, NodeFacts, Pending, PodFacts, PodKind,
@@ -19,6 +20,8 @@ use crate::sign::Signer;
 const SIDECAR: &str = "Always";
 /// Effect of a taint that keeps no pod away.
 const AVOIDED: &str = "PreferNoSchedule";
+/// Key of the taint of a node that the cluster autoscaler is about to remove, with that effect.
+const SCALE_IN: &str = "DeletionCandidateOfClusterAutoscaler";
 
 pub(crate) fn node(node: &Node) -> Option<NodeFacts> {
     let allocatable = node.status.as_ref()?.allocatable?;
@@ -31,11 +34,13 @@ pub(crate) fn node(node: &Node) -> Option<NodeFacts> {
         value: taint.value.clone().unwrap_or_default(),
         effect: taint.effect.clone(),
     });
+    let mut all = node.spec.iter().flat_map(|spec| &spec.taints);
     Some(NodeFacts {
         name: node.metadata.name.clone()?,
         allocatable: allocatable.amount(),
         labels: labels.into(),
         taints: taints.collect(),
+        leaving: all.any(|taint| taint.key == SCALE_IN),
     })
 }
 
@@ -43,18 +48,18 @@ pub(crate) fn pod(pod: &Pod) -> Option<PodFacts> {
     let metadata = &pod.metadata;
     let status = pod.status.as_ref();
     let phase = status.and_then(|status| status.phase.as_deref());
-    let owner = metadata
-        .owner_references
-        .iter()
-        .flatten()
-        .find(|owner| is_vm(&owner.api_version, &owner.kind, owner.controller));
+    let owners = metadata.owner_references.iter().flatten();
+    let vm = vm_of(owners.map(|owner| Owner {
+        api_version: &owner.api_version,
+        kind: &owner.kind,
+        controller: owner.controller,
+        uid: &owner.uid,
+    }));
     let shape = shape(pod);
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
     let main = containers.enumerate().find(|(_, it)| it.name == names::RUNNER_CONTAINER);
-    let kind = match (owner, main) {
-        (Some(owner), Some((index, _))) => {
-            PodKind::Runner(runner(pod, &shape, index, owner.uid.clone()))
-        }
+    let kind = match (vm, main) {
+        (Some(vm), Some((index, _))) => PodKind::Runner(runner(pod, &shape, index, vm.to_owned())),
         _ => PodKind::Ordinary { requests: shape.requests() },
     };
     Some(PodFacts {
@@ -84,11 +89,8 @@ fn unschedulable(status: &PodStatus) -> bool {
 
 /// What an unplaced pod demands of a node beside CPU and memory.
 fn demands(pod: &Pod, spec: &PodSpec) -> Demands {
-    let tolerations = spec.tolerations.iter().map(|it| Toleration {
-        key: it.key.clone().filter(|key| !key.is_empty()),
-        value: (it.operator.as_deref() != Some("Exists"))
-            .then(|| it.value.clone().unwrap_or_default()),
-        effect: it.effect.clone().filter(|effect| !effect.is_empty()),
+    let tolerations = spec.tolerations.iter().map(|it| {
+        toleration(it.key.as_ref(), it.operator.as_ref(), it.value.as_ref(), it.effect.as_ref())
     });
     let labels = spec.node_selector.iter().map(|(key, value)| Label::new(key, value));
     let (labels, tolerations): (Vec<_>, Vec<_>) = (labels.collect(), tolerations.collect());
@@ -103,12 +105,44 @@ fn demands(pod: &Pod, spec: &PodSpec) -> Demands {
     Demands { class: class.finish(), labels, tolerations }
 }
 
-/// Whether an owner is the VM that a pod runs: other groups may have a kind of the same name, and only one owner manages the pod.
-fn is_vm(api_version: &str, kind: &str, controller: Option<bool>) -> bool {
-    let group = api_version.split_once('/').map_or("", |(group, _)| group);
-    controller == Some(true)
-        && group == VirtualMachine::group(&())
-        && kind == VirtualMachine::kind(&())
+fn toleration(
+    key: Option<&String>,
+    operator: Option<&String>,
+    value: Option<&String>,
+    effect: Option<&String>,
+) -> Toleration {
+    let exists = operator.is_some_and(|operator| operator == "Exists");
+    Toleration {
+        key: key.filter(|key| !key.is_empty()).cloned(),
+        value: (!exists).then(|| value.cloned().unwrap_or_default()),
+        effect: effect.filter(|effect| !effect.is_empty()).cloned(),
+    }
+}
+
+/// An owner of an object.
+#[derive(Clone, Copy)]
+pub(crate) struct Owner<'a> {
+    pub(crate) api_version: &'a str,
+    pub(crate) kind: &'a str,
+    pub(crate) controller: Option<bool>,
+    pub(crate) uid: &'a str,
+}
+
+impl Owner<'_> {
+    /// Other groups may have a kind of the same name.
+    pub(crate) fn is(&self, kind: &str) -> bool {
+        let group = self.api_version.split_once('/').map_or("", |(group, _)| group);
+        group == VirtualMachine::group(&()) && self.kind == kind
+    }
+}
+
+/// The VM that a pod runs: the owner that manages the pod, or where a migration does so that makes it its target, the VM beside.
+fn vm_of<'a>(owners: impl Iterator<Item = Owner<'a>> + Clone) -> Option<&'a str> {
+    let manages = |owner: &Owner<'_>| owner.controller == Some(true);
+    let migration = VirtualMachineMigration::kind(&());
+    let target = owners.clone().any(|owner| owner.is(&migration) && manages(&owner));
+    let mut vms = owners.filter(|owner| owner.is(&VirtualMachine::kind(&())));
+    vms.find(|owner| target || manages(owner)).map(|owner| owner.uid)
 }
 
 fn runner(pod: &Pod, shape: &PodShape, main: usize, vm_uid: String) -> RunnerFacts {
@@ -129,6 +163,7 @@ fn runner(pod: &Pod, shape: &PodShape, main: usize, vm_uid: String) -> RunnerFac
         observed: observed.map_or(generation, |observed| unsigned(Some(observed))),
         pending: pod.status.as_ref().and_then(|status| pending(status, generation)),
         price: price(overcommit.map(String::as_str)),
+        created: created(&pod.metadata),
     }
 }
 
@@ -149,6 +184,11 @@ fn price(overcommit: Option<&str>) -> Price {
         memory_overcommit_thousandths: thousandths(memory),
         ..Price::default()
     }
+}
+
+fn created(metadata: &ObjectMeta) -> u64 {
+    let at = metadata.creation_timestamp.as_ref().map(|at| at.0.as_second());
+    unsigned(at)
 }
 
 fn unsigned(value: Option<i64>) -> u64 {
@@ -222,18 +262,20 @@ pub(crate) fn pod_view(view: &PodView<'_>) -> PodFacts {
         pod_cpu_millis: whole.and_then(|it| it.cpu.as_deref()).map(quantity::cpu),
         pod_memory_bytes: whole.and_then(|it| it.memory.as_deref()).map(quantity::memory),
     };
-    let owner = metadata
-        .owner_references
-        .iter()
-        .find(|owner| is_vm(&owner.api_version, &owner.kind, owner.controller));
+    let vm = vm_of(metadata.owner_references.iter().map(|owner| Owner {
+        api_version: &owner.api_version,
+        kind: &owner.kind,
+        controller: owner.controller,
+        uid: &owner.uid,
+    }));
     let main = spec.containers.iter().position(|it| it.name == names::RUNNER_CONTAINER);
     let overcommit =
         metadata.annotations.as_ref().and_then(|all| all.get(names::ANNOTATION_OVERCOMMIT));
-    let kind = match (owner, main) {
-        (Some(owner), Some(main)) => {
+    let kind = match (vm, main) {
+        (Some(vm), Some(main)) => {
             let (beside, init_peak) = shape.around(main);
             PodKind::Runner(RunnerFacts {
-                vm_uid: owner.uid.clone().into_owned(),
+                vm_uid: vm.to_owned(),
                 spec: shape.containers[main].spec,
                 allocated: None,
                 beside,
@@ -242,6 +284,7 @@ pub(crate) fn pod_view(view: &PodView<'_>) -> PodFacts {
                 observed: 0,
                 pending: None,
                 price: price(overcommit.map(std::borrow::Cow::as_ref)),
+                created: 0,
             })
         }
         _ => PodKind::Ordinary { requests: shape.requests() },
@@ -285,7 +328,24 @@ pub(crate) fn vm(vm: &VirtualMachine, scheduler_name: &str, signer: &Signer) -> 
         plugged: status.and_then(|status| status.plugged()),
         pod_name: status.and_then(|status| status.pod_name.clone()),
         deleting: vm.metadata.deletion_timestamp.is_some(),
+        movable: movable(vm),
     })
+}
+
+/// What a node must have for a VM to be moved there, as far as the ledger judges that: affinity is left to kube-scheduler, which
+/// places the target. None: its user does not let the scheduler move it.
+fn movable(vm: &VirtualMachine) -> Option<Box<Demands>> {
+    let labels = vm.metadata.labels.as_ref()?;
+    let set = |label| labels.get(label).is_some_and(|value| value == "true");
+    if !set(names::LABEL_MOVABLE) && !set(names::LABEL_MOVABLE_FOR_TESTS) {
+        return None;
+    }
+    let labels = vm.spec.node_selector.iter().map(|(key, value)| Label::new(key, value));
+    let tolerations = vm.spec.tolerations.iter().map(|it| {
+        toleration(it.key.as_ref(), it.operator.as_ref(), it.value.as_ref(), it.effect.as_ref())
+    });
+    let (labels, tolerations) = (labels.collect(), tolerations.collect());
+    Some(Box::new(Demands { class: 0, labels, tolerations }))
 }
 
 #[cfg(test)]
@@ -394,6 +454,37 @@ mod tests {
             let view: PodView<'_> = serde_json::from_str(&text).unwrap();
             for facts in [pod(&object).unwrap(), pod_view(&view)] {
                 assert!(matches!(facts.kind, PodKind::Ordinary { .. }), "{pretender}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_target_of_a_migration_is_a_pod_of_its_vm() {
+        let mut value = runner_json();
+        value["metadata"]["creationTimestamp"] = json!("1970-01-01T01:00:00Z");
+        value["metadata"]["ownerReferences"] = json!([
+            {"apiVersion": "vm.neon.tech/v1", "kind": "VirtualMachine", "name": "pg", "uid": "u1"},
+            {"apiVersion": "vm.neon.tech/v1", "kind": "VirtualMachineMigration", "name": "m", "uid": "m1", "controller": true}
+        ]);
+        assert_eq!((facts(&value).vm_uid.as_str(), facts(&value).created), ("u1", 3600));
+        let text = value.to_string();
+        let view: PodView<'_> = serde_json::from_str(&text).unwrap();
+        assert!(pod_view(&view).runner().is_some());
+    }
+
+    #[test]
+    fn a_vm_moves_only_where_its_user_says_so_and_it_is_let_in() {
+        let signer = crate::sign::tests::signer("movable");
+        let mut object = crate::sign::tests::vm("u1");
+        let read = |object: &VirtualMachine| vm(object, "s", &signer).unwrap().movable;
+        assert_eq!(read(&object), None);
+        object.spec.node_selector = [("disk".to_owned(), "ssd".to_owned())].into();
+        for label in [names::LABEL_MOVABLE, names::LABEL_MOVABLE_FOR_TESTS] {
+            for (value, movable) in [("true", true), ("false", false)] {
+                object.metadata.labels = Some([(label.to_owned(), value.to_owned())].into());
+                let labels = vec![Label::new("disk", "ssd")];
+                let demands = Demands { labels, ..Demands::default() };
+                assert_eq!(read(&object), movable.then(|| Box::new(demands)));
             }
         }
     }
@@ -520,7 +611,13 @@ mod tests {
             ]},
             "status": {"allocatable": {"cpu": "4", "memory": "8Gi"}}
         });
-        let facts = node(&serde_json::from_str(&value.to_string()).unwrap()).unwrap();
+        let read = |value: &serde_json::Value| {
+            node(&serde_json::from_str(&value.to_string()).unwrap()).unwrap()
+        };
+        let facts = read(&value);
+        let mut candidate = value.clone();
+        candidate["spec"]["taints"][1]["key"] = json!("DeletionCandidateOfClusterAutoscaler");
+        assert_eq!((facts.leaving, read(&candidate).leaving), (false, true));
         assert!(facts.labels.contains(&Label::new("disk", "ssd")) && facts.labels.is_sorted());
         let cordon = "node.kubernetes.io/unschedulable".to_owned();
         let (value, effect) = (String::new(), "NoSchedule".to_owned());

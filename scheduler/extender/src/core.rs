@@ -14,6 +14,7 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
 use crate::effects::{Effects, ResizeOrder};
+use crate::moves::MoveOrder;
 
 /// What the owner of the ledger is told and asked. Whoever asks may have gone when the answer comes.
 pub(crate) enum Command {
@@ -203,6 +204,12 @@ impl Desk {
             }
             Action::Approve { vm, seal } => self.effects.approve(vm, seal, why),
             Action::LookUp { pod } => self.effects.start_look_up(pod),
+            Action::Migrate { vm, pod, to, name, epoch } => {
+                self.effects.migrate(MoveOrder { vm, pod, to, name, epoch }, why);
+            }
+            Action::EndMigration { migration, epoch } => {
+                self.effects.end_migration(migration, epoch, why);
+            }
             Action::Notice { vm, notice } => self.effects.notice(vm, notice),
         }
     }

@@ -107,7 +107,7 @@ impl Effects {
     }
 
     /// A call that only the holder of the lease may make: it ends before another can hold it.
-    async fn fenced<T>(
+    pub(crate) async fn fenced<T>(
         &self,
         epoch: u64,
         operation: &'static str,

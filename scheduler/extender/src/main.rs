@@ -13,6 +13,7 @@ mod files;
 mod http;
 mod lease;
 mod metrics;
+mod moves;
 mod objects;
 mod plain;
 mod quantity;

@@ -259,6 +259,7 @@ fn identity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D:
         annotations: Option<BTreeMap<String, String>>,
         labels: Option<BTreeMap<String, String>>,
         owner_references: Option<Vec<OwnerReference>>,
+        creation_timestamp: Option<Time>,
         deletion_timestamp: Option<Time>,
     }
     let read = Identity::deserialize(deserializer)?;
@@ -271,6 +272,7 @@ fn identity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D:
         annotations: read.annotations,
         labels: read.labels,
         owner_references: read.owner_references,
+        creation_timestamp: read.creation_timestamp,
         deletion_timestamp: read.deletion_timestamp,
         ..ObjectMeta::default()
     })

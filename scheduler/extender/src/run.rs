@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::auth::Authenticator;
-use crate::config::Config;
+use crate::config::{Config, Policy};
 use crate::core::{Inbox, Known, Owner};
 use crate::effects::Effects;
 use crate::endpoint::Endpoint;
@@ -53,8 +53,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         critical.push(tasks.spawn(http::serve(listener, tls, routes, tasks.clone(), stop)));
         critical.push(tasks.spawn(candidate.run(shutdown.clone())));
         critical.push(tasks.spawn(endpoint.run(shutdown.clone())));
-        let scheduler_name = config.policy.scheduler_name;
-        let watches = watches(client, core, signer, scheduler_name, shutdown.clone());
+        let watches = watches(client, core, signer, config.policy, shutdown.clone());
         critical.push(tasks.spawn(watches));
         tracing::info!(listen = %config.listen, "serving");
     }
@@ -177,13 +176,21 @@ async fn watches(
     client: Client,
     core: core::Core,
     signer: Signer,
-    scheduler_name: String,
+    policy: Policy,
     shutdown: CancellationToken,
 ) {
+    let Policy { scheduler_name, settings, .. } = policy;
+    let migrations = async {
+        match settings.moves {
+            Some(_) => watch::migrations(client.clone(), core.clone()).await,
+            None => std::future::pending().await,
+        }
+    };
     let ended = tokio::select! {
         ended = watch::nodes(client.clone(), core.clone()) => ended,
         ended = watch::pods(client.clone(), core.clone()) => ended,
-        ended = watch::vms(client, core, signer, scheduler_name) => ended,
+        ended = watch::vms(client.clone(), core.clone(), signer, scheduler_name) => ended,
+        ended = migrations => ended,
         () = shutdown.cancelled() => return,
     };
     if ended.is_ok() {

@@ -365,6 +365,7 @@ fn vm() -> VmFacts {
         plugged: Some(size(1000, 1)),
         pod_name: Some("pg-x".into()),
         deleting: false,
+        movable: None,
     }
 }
 
@@ -388,6 +389,7 @@ fn pod(cpu_millis: u64, generation: u64) -> PodFacts {
             observed: generation,
             pending: None,
             price: scheduler_ledger::Price::default(),
+            created: 0,
         }),
     }
 }

@@ -1,8 +1,9 @@
-//! What the API server shows: nodes, pods and VMs, as events for the ledger.
+//! What the API server shows: nodes, pods, VMs and migrations, as events for the ledger.
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 
+use controller_api::VirtualMachineMigration;
 use futures::{Stream, StreamExt as _, pin_mut};
 use guest_units::Chain;
 use kube::api::Api;
@@ -13,6 +14,7 @@ use scheduler_ledger::Event;
 
 use crate::convert;
 use crate::core::{Core, Ended};
+use crate::moves;
 use crate::objects::{Node, Pod, Vm};
 use crate::sign::Signer;
 
@@ -76,6 +78,19 @@ pub(crate) async fn vms(
     };
     let stream = watcher(Api::<Vm>::all(client), watcher::Config::default());
     follow(stream.default_backoff(), kind, core).await
+}
+
+/// Migrations of VMs, which matter only where VMs are moved.
+pub(crate) async fn migrations(client: Client, core: Core) -> Result<(), Ended> {
+    let kind = Kind {
+        name: "virtualmachinemigrations",
+        key: |migration: &VirtualMachineMigration| migration.metadata.uid.clone(),
+        seen: |migration: &VirtualMachineMigration| moves::facts(migration).map(Event::Migration),
+        gone: Event::MigrationGone,
+        listed: Event::MigrationsListed,
+    };
+    let all = Api::<VirtualMachineMigration>::all(client);
+    follow(watcher(all, watcher::Config::default()).default_backoff(), kind, core).await
 }
 
 async fn follow<K: Debug>(

@@ -36,7 +36,8 @@ impl Ledger {
         let node = pod.at?;
         if grows(want, permit) {
             let cost = book.price(pod.book.facts.runner()?).cost(book.promise().max(want));
-            if !cost.fits_in(pod.book.backed()) || !self.node_complete(node) {
+            if !cost.fits_in(pod.book.backed()) || !self.node_complete(node) || self.keeps_size(vm)
+            {
                 return None;
             }
         }

@@ -27,17 +27,22 @@ impl Ledger {
                 let queued = |vm: VmId| Some((self.vms.get(vm)?.queued?, vm));
                 queue.extend(pod.vm.and_then(queued));
             }
+            for booked in self.booked_on(node) {
+                sums.rebook(Amount::ZERO, booked);
+            }
             let same = (slot.pods, &slot.queue, &slot.tenants) == (count, &queue, &sums.tenants)
-                && (slot.reserved, slot.going, slot.leased)
-                    == (sums.reserved, sums.going, sums.leased);
+                && (slot.reserved, slot.going, slot.leased, slot.booked)
+                    == (sums.reserved, sums.going, sums.leased, sums.booked);
             ensure(same, || format!("node {name}: {slot:?} is {sums:?}, {count} pods, {queue:?}"))?;
             let standing = slot.facts.as_ref().map(|facts| Standing {
                 allocatable: facts.allocatable,
                 reserved: sums.reserved.amount(),
                 leased: sums.leased.amount(),
+                vms: sums.vms(),
+                leaving: facts.leaving,
             });
             ensure(self.standings.get(node) == standing, || format!("node {name}: {standing:?}"))?;
-            ensure(!slot.dirty && (slot.facts.is_some() || count > 0), || format!("node {name}"))?;
+            ensure(!slot.dirty && slot.is_used(), || format!("node {name}"))?;
         }
         let known = self.nodes.iter().filter_map(|(.., slot)| slot.facts.as_ref());
         let largest = known.map(|facts| facts.allocatable).fold(Amount::ZERO, Amount::max);
@@ -50,8 +55,8 @@ impl Ledger {
         }
         let pods = self.pods.iter().filter(|(.., slot)| slot.timer.is_some()).count();
         let vms = self.vms.iter().filter(|(.., slot)| slot.timer.is_some()).count();
-        let calls = self.calls.timers();
-        ensure(self.timers.len() == pods + vms + calls, || format!("{:?}", self.timers))?;
+        let others = self.calls.timers() + self.moves_are_right()?;
+        ensure(self.timers.len() == pods + vms + others, || format!("{:?}", self.timers))?;
         self.calls_are_right()?;
         self.looking_at_all_is_the_same(now)
     }

@@ -34,8 +34,10 @@ impl Ledger {
         let book = self.vm_of(pod)?;
         let price = book.price(runner);
         if !self.is_primary(pod) {
-            // It may be the one that comes next: then everything that was approved is plugged in it.
-            return Some(price.cost(book.approved()));
+            // It may be the one that comes next: then everything that was approved is plugged in it, and with a move all that is
+            // plugged comes along.
+            let moves = pod.vm.is_some_and(|vm| self.moves(vm));
+            return Some(price.cost(if moves { book.promise() } else { book.approved() }));
         }
         let promised = price.cost(book.promise());
         Some(match book.wish.as_ref().map(|wish| wish.state) {

@@ -25,6 +25,8 @@ pub(crate) struct NodeSlot {
     pub(crate) going: Sum,
     /// Part of `going` that is leased.
     pub(crate) leased: Sum,
+    /// Part of `reserved` and of `going` that no pod takes yet: VMs move here.
+    pub(crate) booked: Sum,
     /// VMs' pods among them.
     pub(crate) tenants: BTreeSet<PodId>,
     /// Somebody waited for room when the pods were last looked at: no new leases.
@@ -82,6 +84,25 @@ impl NodeSlot {
         self.leased.take(old.leased);
         self.leased.add(new.leased);
         self.changed |= old != new;
+    }
+
+    /// Room is kept for VMs that move here, or not any more.
+    pub(crate) fn rebook(&mut self, old: Amount, new: Amount) {
+        for sum in [&mut self.reserved, &mut self.going, &mut self.booked] {
+            sum.take(old);
+            sum.add(new);
+        }
+        self.changed |= old != new;
+    }
+
+    /// How many VMs' pods there are, counting those that are to come as one.
+    pub(crate) fn vms(&self) -> usize {
+        self.tenants.len() + usize::from(self.booked != Sum::default())
+    }
+
+    /// Whether anything is known of it.
+    pub(crate) fn is_used(&self) -> bool {
+        self.facts.is_some() || self.pods > 0 || self.booked != Sum::default()
     }
 }
 

@@ -5,7 +5,7 @@
 
 use crate::amount::Amount;
 use crate::books::{Counts, NodeSlot, PodSlot, VmSlot};
-use crate::facts::PodKind;
+use crate::facts::{NodeFacts, PodKind};
 use crate::ledger::Ledger;
 use crate::slab::{NodeId, PodId, VmId};
 use crate::standing::Standing;
@@ -14,9 +14,10 @@ impl Ledger {
     /// After what a node has or what is reserved there has changed.
     pub(crate) fn restand(&mut self, node: NodeId) {
         let standing = self.nodes.get(node).and_then(|slot| {
-            let allocatable = slot.facts.as_ref()?.allocatable;
             let (reserved, leased) = (slot.reserved.amount(), slot.leased.amount());
-            Some(Standing { allocatable, reserved, leased })
+            let NodeFacts { allocatable, leaving, .. } = slot.facts.as_ref()?;
+            let (allocatable, leaving) = (*allocatable, *leaving);
+            Some(Standing { allocatable, reserved, leased, vms: slot.vms(), leaving })
         });
         self.standings.set(node, standing);
     }
@@ -127,6 +128,7 @@ impl Ledger {
             self.reselect(vm);
         }
         self.recount_pod(pod);
+        at.into_iter().for_each(|node| self.restand(node));
     }
 
     pub(crate) fn unlink_pod(&mut self, pod: PodId) {

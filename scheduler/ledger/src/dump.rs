@@ -35,6 +35,10 @@ pub struct NodeDump {
     pub ordinary: Amount,
     /// Part of `reserved` that is leased: given back when somebody else needs it.
     pub leased: Amount,
+    /// Part of `reserved` that no pod takes yet: VMs move here.
+    pub booked: Amount,
+    /// Why VMs still are here that should not, where the node is above its watermark.
+    pub hot: Option<&'static str>,
     /// Sum of the promises, before overcommit and overhead.
     pub promised: Amount,
     /// Sum of what the hypervisors show.
@@ -83,6 +87,10 @@ pub struct VmDump {
     pub leased: Amount,
     /// What the VM would get at once if it asked.
     pub at_hand: Size,
+    /// Whether it moves to another node.
+    pub moves: bool,
+    /// Where to, if that is said.
+    pub moves_to: Option<String>,
 }
 
 impl Ledger {
@@ -126,9 +134,17 @@ impl Ledger {
                 let NodeLevel { allocatable, reserved, leased, promised, plugged } =
                     self.level_of(node)?;
                 let ordinary = ordinary.get(&id).copied().unwrap_or_default();
-                let vms = BTreeMap::new();
-                let empty =
-                    NodeDump { allocatable, reserved, ordinary, leased, promised, plugged, vms };
+                let empty = NodeDump {
+                    allocatable,
+                    reserved,
+                    ordinary,
+                    leased,
+                    booked: node.booked.amount(),
+                    hot: self.moves.hot.get(&id).map(|heat| heat.state.label()),
+                    promised,
+                    plugged,
+                    vms: BTreeMap::new(),
+                };
                 Some((name.to_owned(), empty))
             })
             .collect();
@@ -178,6 +194,8 @@ impl Ledger {
             requests: pod.and_then(|pod| Some(pod.facts.runner()?.spec)),
             leased,
             at_hand: self.at_hand(vm, book.permit()),
+            moves: self.moves(vm),
+            moves_to: self.moves_to(vm).map(str::to_owned),
         }
     }
 }

@@ -6,7 +6,7 @@ use guest_units::{Moment, Size};
 use scheduler_protocol::{ObjectRef, Outcome, RefusalCode};
 
 use crate::amount::Amount;
-use crate::facts::{NodeFacts, PodFacts, Seal, VmFacts};
+use crate::facts::{MigrationFacts, NodeFacts, PodFacts, Seal, VmFacts};
 
 /// A request that is to be answered, by a number of the caller's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -35,6 +35,12 @@ pub enum Event {
     VmGone(String),
     /// These are all the VMs, by uid.
     VmsListed(BTreeSet<String>),
+    /// A migration was seen.
+    Migration(MigrationFacts),
+    /// A migration is gone, by its uid.
+    MigrationGone(String),
+    /// These are all the migrations, by uid.
+    MigrationsListed(BTreeSet<String>),
     /// An agent asks for a permit.
     Asked(Asked),
     /// A pod is about to be bound to the node that its facts name.
@@ -67,6 +73,15 @@ pub enum Event {
         generation: u64,
         /// Whether it was.
         written: bool,
+    },
+    /// A migration was made, or it was not.
+    MigrateEnded {
+        /// The VM's uid.
+        vm: String,
+        /// Name of the migration.
+        name: String,
+        /// Whether the API server has it. None: as far as is known, it may.
+        made: Option<bool>,
     },
     /// The time that [`Actions::wake_at`] named has come.
     Woke,
@@ -166,6 +181,26 @@ pub enum Action {
         /// The pod.
         pod: ObjectRef,
     },
+    /// Make a migration. Ends in [`Event::MigrateEnded`].
+    Migrate {
+        /// The VM.
+        vm: ObjectRef,
+        /// The pod that it leaves.
+        pod: ObjectRef,
+        /// The only node that the target may come to.
+        to: String,
+        /// Name of the migration: another one of this name stands for something else.
+        name: String,
+        /// Epoch of the lease that must still be held.
+        epoch: u64,
+    },
+    /// Delete a migration, which ends it if it has not ended. Ends in [`Event::MigrationGone`], or is repeated.
+    EndMigration {
+        /// The migration.
+        migration: ObjectRef,
+        /// Epoch of the lease that must still be held.
+        epoch: u64,
+    },
     /// Tell the users of the VM.
     Notice {
         /// The VM.
@@ -258,6 +293,14 @@ pub enum Why {
     Waiting,
     /// The watch has not shown the pod as it was bound or looked up.
     Unconfirmed,
+    /// The node is above its watermark.
+    Hot,
+    /// The VM moves: until that has ended its size stays.
+    Moves,
+    /// The migration has ended, and the VM has rested from it.
+    Ended,
+    /// The migration's target has not come to its node.
+    NoTarget,
 }
 
 impl Why {
@@ -284,6 +327,10 @@ impl Why {
             Self::NoPod => "no_pod",
             Self::Waiting => "waiting",
             Self::Unconfirmed => "unconfirmed",
+            Self::Hot => "hot",
+            Self::Moves => "moves",
+            Self::Ended => "ended",
+            Self::NoTarget => "no_target",
         }
     }
 }

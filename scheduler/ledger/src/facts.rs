@@ -16,6 +16,8 @@ pub struct NodeFacts {
     pub labels: Box<[Label]>,
     /// What keeps pods away.
     pub taints: Box<[Taint]>,
+    /// The cluster autoscaler is about to remove it when nothing runs there any more.
+    pub leaving: bool,
 }
 
 /// A pod, on a node or not yet.
@@ -72,6 +74,8 @@ pub struct RunnerFacts {
     pub pending: Option<Pending>,
     /// What a size costs, as when the pod was made; the user's floor is the VM's.
     pub price: Price,
+    /// When the pod was made, in seconds since 1970. 0: not known.
+    pub created: u64,
 }
 
 impl RunnerFacts {
@@ -122,6 +126,27 @@ pub struct VmFacts {
     pub pod_name: Option<String>,
     /// About to go.
     pub deleting: bool,
+    /// What its pods demand of a node, where it may be moved. None: it stays where it is.
+    pub movable: Option<Box<Demands>>,
+}
+
+/// A migration of a VM that the API server has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MigrationFacts {
+    /// Identity.
+    pub uid: String,
+    /// Namespace: only a VM of the same is meant.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// The VM.
+    pub vm_uid: String,
+    /// It was made by this scheduler, this replica or another.
+    pub ours: bool,
+    /// The only node that the target may come to.
+    pub to: Option<String>,
+    /// It has ended: well, if the VM runs on the target.
+    pub ended: Option<bool>,
 }
 
 /// An approved size and its place in the order of approvals of one VM.

@@ -168,7 +168,8 @@ impl Ledger {
     ) -> Option<Obtainable> {
         let book = self.book(vm)?;
         let wish = book.wish.as_ref()?;
-        if wish.state != WishState::Waiting || wish.not_before > now || !self.node_complete(node) {
+        let rests = wish.not_before > now || self.keeps_size(vm);
+        if wish.state != WishState::Waiting || rests || !self.node_complete(node) {
             return None;
         }
         let pod = self.primary(vm).filter(|pod| pod.at == Some(node))?;

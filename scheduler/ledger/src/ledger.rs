@@ -8,6 +8,7 @@ use crate::books::{NodeSlot, PodSlot, VmSlot};
 use crate::calls::Calls;
 use crate::event::{Action, Actions, Answer, Event, ResizeResult, Ticket, Todo, Why};
 use crate::facts::{NodeFacts, PodFacts, VmFacts};
+use crate::moves::MoveBooks;
 use crate::permit::{REFUSED_BY_API, REFUSED_BY_QUOTA};
 use crate::pod::{PodBook, TRY_AGAIN, TRY_RENEWED, back_off};
 use crate::settings::Settings;
@@ -29,6 +30,7 @@ pub struct Ledger {
     pub(crate) vms: Slab<VmId, VmSlot>,
     /// Pods that no scheduler can place.
     pub(crate) calls: Calls,
+    pub(crate) moves: MoveBooks,
     pub(crate) listed: Listed,
     pub(crate) dirty_nodes: Vec<NodeId>,
     pub(crate) dirty_vms: Vec<VmId>,
@@ -46,6 +48,7 @@ pub(crate) struct Listed {
     nodes: bool,
     pub(crate) pods: bool,
     vms: bool,
+    pub(crate) migrations: bool,
 }
 
 impl Ledger {
@@ -72,9 +75,12 @@ impl Ledger {
             Event::PodsListed(uids) => self.pods_listed(&uids),
             Event::Vm(facts) => self.see_vm(facts),
             Event::VmGone(uid) => {
-                self.vms.find(&uid).into_iter().for_each(|vm| self.forget_vm(vm));
+                self.vms.find(&uid).into_iter().for_each(|vm| self.forget_vm(vm, now));
             }
-            Event::VmsListed(uids) => self.vms_listed(&uids),
+            Event::VmsListed(uids) => self.vms_listed(&uids, now),
+            Event::Migration(facts) => self.see_migration(facts, now),
+            Event::MigrationGone(uid) => self.forget_migration(&uid, now),
+            Event::MigrationsListed(uids) => self.migrations_listed(&uids, now),
             Event::Asked(asked) => self.asked(asked, now),
             Event::Placing(facts) => {
                 self.see_pod(facts, Some(now + self.settings.confirm_pod));
@@ -90,6 +96,7 @@ impl Ledger {
             Event::ApproveEnded { vm, generation, written } => {
                 self.approve_ended(&vm, generation, written, now);
             }
+            Event::MigrateEnded { vm, name, made } => self.migrate_ended(&vm, &name, made, now),
             Event::Woke => self.woke(now),
         }
         if self.vms_known() != known {
@@ -111,14 +118,18 @@ impl Ledger {
         self.epochs.last_key_value().map_or(0, |(epoch, _)| *epoch)
     }
 
-    /// Whether nodes, pods and VMs were all listed.
+    /// Whether nodes, pods and VMs were all listed, and migrations where they matter.
     #[must_use]
     pub fn complete(&self) -> bool {
-        self.listed.nodes && self.listed.pods && self.listed.vms
+        self.listed.nodes && self.listed.pods && self.listed.vms && self.migrations_known()
     }
 
     pub(crate) fn node_complete(&self, node: NodeId) -> bool {
-        self.listed.pods && self.listed.vms && self.facts(node).is_some()
+        self.vms_known() && self.migrations_known() && self.facts(node).is_some()
+    }
+
+    fn migrations_known(&self) -> bool {
+        self.settings.moves.is_none() || self.listed.migrations
     }
 
     pub(crate) fn vms_known(&self) -> bool {
@@ -153,6 +164,7 @@ impl Ledger {
         }
         self.doubt_pods();
         self.forget_tries();
+        self.forget_moves(now);
         self.touch_all();
     }
 
@@ -199,11 +211,12 @@ impl Ledger {
         self.touch_vm(vm);
     }
 
-    fn forget_vm(&mut self, vm: VmId) {
+    fn forget_vm(&mut self, vm: VmId, now: Moment) {
         let book = self.vms.get_mut(vm).and_then(|slot| slot.book.take());
         if let Some(ticket) = book.and_then(|book| book.wish?.ticket) {
             self.refuse_unknown(ticket, "the VM is gone");
         }
+        self.forget_moves_of(vm, now);
         self.set_vm_timer(vm, None);
         self.count_epoch(vm);
         self.reselect(vm);
@@ -232,9 +245,9 @@ impl Ledger {
         }
     }
 
-    fn vms_listed(&mut self, uids: &BTreeSet<String>) {
+    fn vms_listed(&mut self, uids: &BTreeSet<String>, now: Moment) {
         for vm in self.vms.by_name(|uid, slot| slot.book.is_some() && !uids.contains(uid)) {
-            self.forget_vm(vm);
+            self.forget_vm(vm, now);
         }
         if !std::mem::replace(&mut self.listed.vms, true) {
             self.touch_all();
@@ -317,6 +330,7 @@ impl Ledger {
                     self.touch_vm(vm);
                 }
                 Who::Class(class) => self.class_is_due(class, now),
+                Who::Moves => self.moves_due(now),
             }
         }
     }
@@ -325,7 +339,7 @@ impl Ledger {
         match who {
             Who::Pod(pod) => self.pods.name(pod),
             Who::Vm(vm) => self.vms.name(vm),
-            Who::Class(_) => "",
+            Who::Class(_) | Who::Moves => "",
         }
     }
 

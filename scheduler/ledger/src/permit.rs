@@ -193,6 +193,7 @@ impl Ledger {
         // Not ordered yet, and somebody else has the room by now: what is left is found anew.
         let taken = growing
             .is_some_and(|requests| !pod.at.is_some_and(|node| self.may_grow(pod, node, requests)));
+        let moves = self.keeps_size(vm);
         let Settings { keep_late, give_up, hold, resize_limit, .. } = self.settings;
         let Some(book) = self.book_mut(vm) else { return };
         let Some(wish) = book.wish.as_mut() else { return };
@@ -200,6 +201,7 @@ impl Ledger {
             WishState::Waiting => {}
             WishState::Held { until, .. } if until <= now => book.wish = None,
             WishState::Held { .. } => {}
+            WishState::Growing { .. } if moves => wish.state = WishState::Waiting,
             WishState::Growing { target, requests, .. } if requests.fits_in(backed) => {
                 if wish.own || wish.ticket.is_some() {
                     self.finish(vm, target, Why::KubeletAllocated, now);
@@ -251,7 +253,9 @@ impl Ledger {
             return;
         };
         let Some(price) = pod.book.facts.runner().map(|runner| book.price(runner)) else { return };
-        let target = if wish.not_before > now {
+        // A target has the size with which its move began.
+        let moves = self.keeps_size(vm);
+        let target = if wish.not_before > now || moves {
             permit
         } else if self.node_complete(node) {
             let affordable = price.affordable(self.room_for(pod, node).max(pod.book.backed()));
@@ -285,7 +289,11 @@ impl Ledger {
             wish.reason = reason;
         }
         let complete = self.node_complete(node);
-        let why = if complete { Why::NoRoom } else { Why::Incomplete };
+        let why = match (complete, moves) {
+            (_, true) => Why::Moves,
+            (true, false) => Why::NoRoom,
+            (false, false) => Why::Incomplete,
+        };
         if own {
             self.wait_openly(vm, now);
         } else if due {

@@ -15,6 +15,13 @@ use crate::standing::Standing;
 /// The best score.
 pub const MAX_SCORE: i64 = 10;
 
+/// Where a scale-in counts, a node that is about to go has this,
+const LEAVING: i64 = 1;
+/// one without a VM this,
+const EMPTY: i64 = 2;
+/// and all others have no less than this.
+const USED: i64 = 3;
+
 /// Which nodes have room for a pod, and why not the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placement {
@@ -105,6 +112,15 @@ struct Guest {
     /// It does not stand in its own way where it counts already.
     own: Option<PodId>,
     at: Option<NodeId>,
+    /// A VM moves to that node: its room is there already.
+    booked: Option<(NodeId, Amount)>,
+}
+
+impl Guest {
+    /// What is booked on a node for it.
+    fn booked_on(&self, node: NodeId) -> Amount {
+        self.booked.filter(|(at, _)| *at == node).map_or(Amount::ZERO, |(_, amount)| amount)
+    }
 }
 
 /// Why no placement can be decided now.
@@ -152,9 +168,9 @@ impl Ledger {
         victims: impl IntoIterator<Item = (&'a String, &'a [String])>,
     ) -> Result<Vec<String>, NotReady> {
         self.ready()?;
-        let (own, need) = (self.pods.find(&pod.uid), self.placement_need(pod));
+        let guest = self.guest(pod);
         let victims: Vec<_> = victims.into_iter().collect();
-        if victims.iter().any(|(node, _)| self.leases_make_room(own, need, node)) {
+        if victims.iter().any(|(node, _)| self.leases_make_room(guest, node)) {
             return Ok(Vec::new());
         }
         let useful = victims.into_iter().filter(|(node, victims)| {
@@ -167,17 +183,18 @@ impl Ledger {
                 let Some(victim) = self.pods.find(uid).filter(ordinary) else { return false };
                 known.push(victim);
             }
-            self.fits(own, need, node, &known).is_ok()
+            self.fits(guest, node, &known).is_ok()
         });
         Ok(useful.map(|(node, _)| node.clone()).collect())
     }
 
     /// Whether nobody has to go from a node, since leases there give way once the pod is known to wait for a node.
-    fn leases_make_room(&self, pod: Option<PodId>, need: Amount, node: &str) -> bool {
+    fn leases_make_room(&self, guest: Guest, node: &str) -> bool {
         let Some(node) = self.nodes.find(node).filter(|_| self.settings.lease.is_some()) else {
             return false;
         };
-        self.calls.may_get(pod, node) && need.fits_in(self.free_or_leased(node))
+        let room = self.free_or_leased(node) + guest.booked_on(node);
+        self.calls.may_get(guest.own, node) && guest.need.fits_in(room)
     }
 
     /// Whether a pod may be bound to a node now, and in which epoch. The answer is the pod's facts, with the node.
@@ -188,7 +205,7 @@ impl Ledger {
         let pod = pod.ok_or_else(|| "the pod is not known yet".to_owned())?;
         match pod.facts.node.as_deref() {
             Some(other) if other != node => return Err(format!("the pod is on node {other}")),
-            _ => self.fits(own, self.placement_need(&pod.facts), node, &[])?,
+            _ => self.fits(self.guest(&pod.facts), node, &[])?,
         }
         if let Some(runner) = pod.facts.runner() {
             self.may_begin(&pod.facts, runner)?;
@@ -201,7 +218,10 @@ impl Ledger {
         let book = self.vm_of_facts(pod).ok_or_else(|| "the VM is not known yet".to_owned())?;
         let given = book.newest().is_some() || book.facts.obeyed.is_some();
         let inherited = given && self.epoch.is_none_or(|epoch| book.inherits(epoch));
-        if inherited || !book.price(runner).cost(book.approved()).fits_in(runner.spec) {
+        let moves = self.vms.find(&runner.vm_uid).is_some_and(|vm| self.moves(vm));
+        // All that is plugged comes along.
+        let used = if moves { book.promise() } else { book.approved() };
+        if inherited || !book.price(runner).cost(used).fits_in(runner.spec) {
             return Err("what was approved before for the VM is not given back yet".to_owned());
         }
         Ok(())
@@ -220,30 +240,50 @@ impl Ledger {
         pod: &PodFacts,
         nodes: impl IntoIterator<Item = &'a str>,
     ) -> Vec<i64> {
-        let (guest, largest) = (self.guest(pod), self.standings.largest());
-        let scoring = &self.settings.scoring;
+        let guest = self.guest(pod);
+        let here = |node| guest.at == Some(node) && pod.runner().is_some();
         let score = |(name, found): (&str, Option<NodeId>)| {
             let standing = found.and_then(|node| Some((node, self.standings.get(node)?)));
             let Some((node, standing)) = standing else { return 0 };
             // What is leased gives way: it does not make a node full.
             let others = self.others(guest, node, standing).saturating_sub(standing.leased);
-            let used = others + guest.need;
-            let score = scoring.score(used, standing.allocatable, largest);
-            if scoring.randomize && score > 0 {
-                scoring.spread(score, &pod.uid, name)
-            } else {
-                score
-            }
+            let empty = standing.vms <= usize::from(here(node));
+            self.score(&pod.uid, name, others + guest.need, standing, empty)
         };
         // The scores' divisions apart from the look-ups: memory is waited for several times at once then.
         let found: Vec<_> = nodes.into_iter().map(|name| (name, self.nodes.find(name))).collect();
         found.into_iter().map(score).collect()
     }
 
+    /// The score of a node that would be used so much. `empty`: no other VM is there.
+    pub(crate) fn score(
+        &self,
+        pod: &str,
+        node: &str,
+        used: Amount,
+        standing: Standing,
+        empty: bool,
+    ) -> i64 {
+        let Standing { allocatable, leaving, .. } = standing;
+        let scoring = &self.settings.scoring;
+        let score = scoring.score(used, allocatable, self.standings.largest());
+        let spread = |score: i64| match scoring.randomize && score > 0 {
+            true => scoring.spread(score, pod, node),
+            false => score,
+        };
+        match (scoring.scale_in, used.fits_in(allocatable)) {
+            (false, _) => spread(score),
+            (true, false) => 0,
+            (true, true) if leaving => LEAVING,
+            (true, true) if empty => EMPTY,
+            (true, true) => spread(USED + score * (MAX_SCORE - USED) / MAX_SCORE).max(USED),
+        }
+    }
+
     fn guest(&self, pod: &PodFacts) -> Guest {
         let own = self.pods.find(&pod.uid);
         let at = own.and_then(|own| self.pods.get(own)?.at);
-        Guest { need: self.placement_need(pod), own, at }
+        Guest { need: self.placement_need(pod), own, at, booked: self.booked_for(pod) }
     }
 
     fn standing(&self, node: &str) -> Option<(NodeId, Standing)> {
@@ -253,11 +293,12 @@ impl Ledger {
 
     /// What all others take on a node.
     fn others(&self, guest: Guest, node: NodeId, standing: Standing) -> Amount {
-        if guest.at == Some(node) {
+        let others = if guest.at == Some(node) {
             self.reserved_without(node, guest.own)
         } else {
             standing.reserved
-        }
+        };
+        others.saturating_sub(guest.booked_on(node))
     }
 
     /// Why there is no room on a node, and how much is left there.
@@ -269,17 +310,13 @@ impl Ledger {
         shortage(guest.need, left).map(|short| (short, left))
     }
 
-    /// Whether there is room for `need` without the pod itself and those that are evicted.
-    fn fits(
-        &self,
-        own: Option<PodId>,
-        need: Amount,
-        node: &str,
-        evicted: &[PodId],
-    ) -> Result<(), String> {
+    /// Whether there is room without the pod itself and those that are evicted.
+    fn fits(&self, guest: Guest, node: &str, evicted: &[PodId]) -> Result<(), String> {
+        let need = guest.need;
         let unknown = || Shortage::Unknown.text(need, (Amount::ZERO, Amount::ZERO));
         let (node, standing) = self.standing(node).ok_or_else(unknown)?;
-        let reserved = self.reserved_but_for(node, own, evicted);
+        let reserved = self.reserved_but_for(node, guest.own, evicted);
+        let reserved = reserved.saturating_sub(guest.booked_on(node));
         let left = standing.allocatable.saturating_sub(reserved);
         shortage(need, left).map_or(Ok(()), |short| Err(short.text(need, (left, left))))
     }
@@ -289,9 +326,12 @@ impl Ledger {
         match &pod.kind {
             PodKind::Ordinary { requests } => *requests,
             PodKind::Runner(runner) => {
-                let cost = self
-                    .vm_of_facts(pod)
-                    .map_or(Amount::ZERO, |book| book.price(runner).cost(book.placement()));
+                let moves = self.vms.find(&runner.vm_uid).is_some_and(|vm| self.moves(vm));
+                let cost = self.vm_of_facts(pod).map_or(Amount::ZERO, |book| {
+                    // All that is plugged comes along.
+                    let more = if moves { book.promise() } else { book.placement() };
+                    book.price(runner).cost(book.placement().max(more))
+                });
                 runner.total(PodBook::new(pod.clone()).may_have().max(cost))
             }
         }

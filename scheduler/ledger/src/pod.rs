@@ -293,6 +293,7 @@ mod tests {
                 observed,
                 pending: None,
                 price: crate::amount::Price::default(),
+                created: 0,
             }),
         }
     }

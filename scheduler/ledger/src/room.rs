@@ -38,6 +38,9 @@ impl Ledger {
         if let Some(wish) = book.wish.as_ref().filter(|wish| wish.failures > 0) {
             return wish.reason.clone();
         }
+        if self.keeps_size(vm) {
+            return "the VM moves to another node, and keeps its size until then".to_owned();
+        }
         let name = self.nodes.name(node);
         if !self.node_complete(node) {
             return format!("node {name} is not completely known yet");

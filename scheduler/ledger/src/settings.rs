@@ -21,6 +21,10 @@ pub struct Settings {
     pub confirm_write: Duration,
     /// Leases of headroom. None: pods request what their promises take, and every growth waits for kubelet.
     pub lease: Option<Lease>,
+    /// VMs are moved away from nodes that are too full. None, as it is unless configured otherwise: nobody is moved, migrations are
+    /// not looked at, and no room is booked for any. The operator does not carry migrations out, and an admission policy refuses
+    /// their objects: until it does, each one that is ordered comes to nothing.
+    pub moves: Option<Moves>,
     /// Scores of nodes.
     pub scoring: Scoring,
 }
@@ -35,6 +39,7 @@ impl Default for Settings {
             confirm_pod: Duration::from_secs(30),
             confirm_write: Duration::from_secs(5),
             lease: Some(Lease::default()),
+            moves: None,
             scoring: Scoring::default(),
         }
     }
@@ -79,6 +84,20 @@ impl Default for Lease {
     }
 }
 
+/// When VMs are moved to other nodes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moves {
+    /// A node of which more than this is promised or requested, in thousandths of what it has, is left by VMs until it is not.
+    /// No node gets more than this by a move. Leases do not count: they give way.
+    pub watermark_thousandths: u32,
+}
+
+impl Default for Moves {
+    fn default() -> Self {
+        Self { watermark_thousandths: 900 }
+    }
+}
+
 /// Scores of nodes: highest where the fullest resource is used at `peak`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Scoring {
@@ -92,10 +111,12 @@ pub struct Scoring {
     pub randomize: bool,
     /// Another seed spreads otherwise.
     pub seed: u64,
+    /// Nodes that a scale-in would remove are filled last: those without a VM, and after them those that are about to go.
+    pub scale_in: bool,
 }
 
 impl Default for Scoring {
     fn default() -> Self {
-        Self { empty: 0.5, full: 0.0, peak: 0.8, randomize: false, seed: 0 }
+        Self { empty: 0.5, full: 0.0, peak: 0.8, randomize: false, seed: 0, scale_in: false }
     }
 }

@@ -25,6 +25,11 @@ struct Mark {
 
 impl Ledger {
     pub(crate) fn settle(&mut self, now: Moment) {
+        self.settle_all(now);
+        self.set_moves_timer();
+    }
+
+    fn settle_all(&mut self, now: Moment) {
         // What is done may make more possible, here or on another node: all is looked at until nothing comes of it.
         for _ in 0..MOST_ROUNDS {
             self.look_for_nodes();
@@ -55,11 +60,13 @@ impl Ledger {
         for vm in &vms {
             self.plan_vm(*vm, now);
             self.recount_vm(*vm);
+            self.rebook_vm(*vm, now);
         }
         let mut looked = vms.clone();
         for node in &nodes {
             let changed = self.settle_wishes(*node, now, &mut looked);
             self.settle_pods(*node, changed, now);
+            self.note_heat(*node, now);
             // Wishes are measured against what the orders have left.
             if self.nodes.get(*node).is_some_and(|slot| slot.changed) {
                 self.touch_node(*node);
@@ -86,7 +93,7 @@ impl Ledger {
         }
         for node in nodes.drain(..) {
             let Some(slot) = self.nodes.get(node) else { continue };
-            if slot.facts.is_none() && slot.pods == 0 && !slot.dirty {
+            if !slot.is_used() && !slot.dirty {
                 self.nodes.remove(node);
                 self.forget_tries_on(node);
             }

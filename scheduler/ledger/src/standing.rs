@@ -17,6 +17,10 @@ pub(crate) struct Standing {
     pub(crate) reserved: Amount,
     /// What of it is leased, and gives way.
     pub(crate) leased: Amount,
+    /// How many VMs' pods are among them.
+    pub(crate) vms: usize,
+    /// A scale-in is about to remove it.
+    pub(crate) leaving: bool,
 }
 
 /// All nodes by number, and the largest of what they have.
@@ -79,7 +83,8 @@ mod tests {
         let mut standings = Standings::default();
         let has = |cpu_millis, memory_bytes| {
             let allocatable = Amount { cpu_millis, memory_bytes };
-            Some(Standing { allocatable, reserved: Amount::ZERO, leased: Amount::ZERO })
+            let (reserved, leased) = (Amount::ZERO, Amount::ZERO);
+            Some(Standing { allocatable, reserved, leased, vms: 0, leaving: false })
         };
         let largest = |standings: &Standings| {
             let Amount { cpu_millis, memory_bytes } = standings.largest();

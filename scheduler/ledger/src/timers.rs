@@ -13,6 +13,8 @@ pub(crate) enum Who {
     Vm(VmId),
     /// Pods that wait for a node, by what they demand of it.
     Class(u64),
+    /// Moves of VMs, all of them together: there are few.
+    Moves,
 }
 
 /// All timers by time. The books of a pod or a VM hold its own moment beside.

@@ -285,6 +285,7 @@ mod tests {
             plugged: None,
             pod_name: None,
             deleting: false,
+            movable: None,
         })
     }
 

@@ -6,8 +6,11 @@ mod support;
 use std::time::Duration;
 
 use guest_units::Size;
+use proptest::option::of;
 use proptest::prelude::*;
-use scheduler_ledger::{Answer, Demands, Event, PodFacts, ResizeResult, Seal};
+use scheduler_ledger::{
+    Answer, Demands, Event, MigrationFacts, Moves, PodFacts, ResizeResult, Seal, Settings,
+};
 use support::{Done, World, amount, cost, node, ordinary, runner, size, vm};
 
 /// VMs without an agent are those at the end.
@@ -81,6 +84,14 @@ enum Op {
     Lease {
         held: bool,
     },
+    /// A migration as the watch shows it, or that it is gone.
+    Migration {
+        index: u32,
+        vm: usize,
+        to: Option<usize>,
+        ended: Option<bool>,
+        gone: bool,
+    },
     Relist,
     Pass {
         ms: u64,
@@ -115,7 +126,9 @@ fn op() -> impl Strategy<Value = Op> {
         }),
         1 => vm.prop_map(|vm| Op::VmGone { vm }),
         1 => (node.clone(), 6_u64..16).prop_map(|(node, cpu)| Op::Node { node, cpu: cpu * 1000 }),
-        1 => node.prop_map(|node| Op::NodeGone { node }),
+        1 => node.clone().prop_map(|node| Op::NodeGone { node }),
+        3 => (0_u32..3, 0..NAMES.len(), of(node), prop::option::weighted(0.3, any::<bool>()), prop::bool::weighted(0.3))
+            .prop_map(|(index, vm, to, ended, gone)| Op::Migration { index, vm, to, ended, gone }),
         1 => any::<bool>().prop_map(|held| Op::Lease { held }),
         1 => Just(Op::Relist),
         6 => (1_u64..2000).prop_map(|ms| Op::Pass { ms }),
@@ -132,9 +145,16 @@ struct Crowd {
 }
 
 impl Crowd {
-    fn new(leased: bool) -> Self {
-        let make = if leased { World::leased } else { World::new };
-        let mut world = make(&[node(NODES[0], 10_000, 20), node(NODES[1], 8000, 16)]);
+    fn new(leased: bool, moves: bool) -> Self {
+        let default = Settings::default();
+        let settings = Settings {
+            lease: default.lease.clone().filter(|_| leased),
+            // Low, so that much is moved.
+            moves: moves.then_some(Moves { watermark_thousandths: 400 }),
+            ..default
+        };
+        let mut world =
+            World::with(settings, &[node(NODES[0], 10_000, 20), node(NODES[1], 8000, 16)]);
         for (index, name) in NAMES.iter().enumerate() {
             world.vm(facts(index));
             world.pod(runner(name, Some(NODES[usize::from(index == 0)]), cost(size(500, 1))));
@@ -160,6 +180,10 @@ impl Crowd {
                     self.world.tell(Event::ApproveEnded { vm, generation, written: true });
                 }
                 Done::Resize(..) => self.orders.push(done),
+                Done::Migrate(vm, _, name) => {
+                    let made = [Some(true), Some(false), None][name.len() % 3];
+                    self.world.tell(Event::MigrateEnded { vm, name, made });
+                }
                 _ => {}
             }
         }
@@ -231,6 +255,23 @@ impl Crowd {
                 self.world.tell(Event::VmsListed(vms));
                 let nodes = self.world.nodes.keys().cloned().collect();
                 self.world.tell(Event::NodesListed(nodes));
+                let migrations = self.world.migrations.keys().cloned().collect();
+                self.world.tell(Event::MigrationsListed(migrations));
+            }
+            Op::Migration { index, gone: true, .. } => {
+                self.world.migration_gone(&format!("m-{index}"));
+            }
+            Op::Migration { index, vm, to, ended, .. } => {
+                let name = format!("m-{index}");
+                self.world.migration(MigrationFacts {
+                    uid: name.clone(),
+                    namespace: "d".into(),
+                    name,
+                    vm_uid: uid(vm),
+                    ours: to.is_some(),
+                    to: to.map(|node| NODES[node].into()),
+                    ended,
+                });
             }
             Op::Pass { ms } => self.world.pass(Duration::from_millis(ms)),
         }
@@ -289,12 +330,13 @@ fn uid(vm: usize) -> String {
 fn facts(index: usize) -> scheduler_ledger::VmFacts {
     let mut facts = vm(NAMES[index], size(500, 1));
     facts.autoscaled = index < 5;
+    facts.movable = (!index.is_multiple_of(3)).then(Box::default);
     (facts.max, facts.plugged) = (size(6000, 8), Some(Size::min(facts.min, size(250, 1))));
     facts
 }
 
-fn run(ops: &[Op], leased: bool) {
-    let mut crowd = Crowd::new(leased);
+fn run(ops: &[Op], leased: bool, moves: bool) {
+    let mut crowd = Crowd::new(leased, moves);
     crowd.collect();
     for op in ops {
         crowd.apply(op);
@@ -306,11 +348,16 @@ proptest! {
 
     #[test]
     fn what_is_kept_is_what_adding_up_gives(ops in prop::collection::vec(op(), 1..200)) {
-        run(&ops, false);
+        run(&ops, false, false);
     }
 
     #[test]
     fn it_is_so_with_leases(ops in prop::collection::vec(op(), 1..200)) {
-        run(&ops, true);
+        run(&ops, true, false);
+    }
+
+    #[test]
+    fn it_is_so_while_vms_move(ops in prop::collection::vec(op(), 1..200), leased: bool) {
+        run(&ops, leased, true);
     }
 }

@@ -71,6 +71,7 @@ pub fn vm(index: usize, seal: Seal) -> VmFacts {
         plugged: Some(seal.size),
         pod_name: Some(pod_name(index)),
         deleting: false,
+        movable: None,
     }
 }
 
@@ -94,6 +95,7 @@ pub fn pod(index: usize, node: usize, generation: u64, requests: Amount) -> PodF
             observed: generation,
             pending: None,
             price: Price::default(),
+            created: 0,
         }),
     }
 }

@@ -133,11 +133,64 @@ enum Op {
     Lease {
         lost: bool,
     },
+    /// Nothing goes wrong for a while.
+    Calm {
+        large: usize,
+    },
+    /// Something of a migration of a VM goes on.
+    Move {
+        vm: usize,
+        step: Step,
+    },
     /// The lease is held again, and nobody had it meanwhile: the epoch is as before.
     Regain,
 }
 
-fn op() -> impl Strategy<Value = Op> {
+/// As often as half of all else.
+const MOVES: u32 = 48;
+
+/// What goes on of a migration.
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// The watch shows it, and all goes well until the target is there.
+    Onward,
+    /// The watch shows it.
+    Seen,
+    /// Somebody makes one by hand.
+    ByHand,
+    /// The operator makes the target.
+    Target,
+    /// The target is bound, or nobody knows.
+    Bind { outcome: u8 },
+    /// Kubelet admits the target, or has no room.
+    Admit,
+    /// The VM runs on the target.
+    Well,
+    /// It does not, and the target goes.
+    Badly,
+    /// The source goes.
+    SourceGone,
+    /// The object is deleted, which ends it.
+    Deleted,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        20 => Just(Step::Onward),
+        12 => Just(Step::Seen),
+        1 => Just(Step::ByHand),
+        10 => Just(Step::Target),
+        12 => (0_u8..8).prop_map(|outcome| Step::Bind { outcome }),
+        12 => Just(Step::Admit),
+        10 => Just(Step::Well),
+        3 => Just(Step::Badly),
+        6 => Just(Step::SourceGone),
+        2 => Just(Step::Deleted),
+    ]
+}
+
+/// `moves`: how often something of a move goes on, and all is calm before.
+fn op(moves: u32) -> impl Strategy<Value = Op> {
     let vm = 0..VMS;
     let of = |make: fn(usize) -> Op| vm.clone().prop_map(make);
     prop_oneof![
@@ -174,14 +227,15 @@ fn op() -> impl Strategy<Value = Op> {
         4 => Just(Op::List),
         1 => any::<bool>().prop_map(|lost| Op::Lease { lost }),
         1 => Just(Op::Regain),
+        1 + moves / 16 => of(|large| Op::Calm { large }),
+        1 + moves => (vm, step()).prop_map(|(vm, step)| Op::Move { vm, step }),
     ]
 }
 
 fn go(mut run: Run, ops: &[Op]) {
     run.check();
     for op in ops {
-        run.apply(op);
-        run.check();
+        run.step(op);
     }
     run.settle();
 }
@@ -190,13 +244,18 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 250, ..ProptestConfig::default() })]
 
     #[test]
-    fn nothing_is_promised_that_is_not_there(ops in prop::collection::vec(op(), 1..150)) {
+    fn nothing_is_promised_that_is_not_there(ops in prop::collection::vec(op(0), 1..150)) {
         go(Run::new(), &ops);
     }
 
     #[test]
-    fn nothing_is_promised_that_is_not_there_with_leases(ops in prop::collection::vec(op(), 1..150)) {
+    fn nothing_is_promised_that_is_not_there_with_leases(ops in prop::collection::vec(op(0), 1..150)) {
         go(Run::leased(), &ops);
+    }
+
+    #[test]
+    fn nothing_is_promised_that_is_not_there_while_vms_move(ops in prop::collection::vec(op(MOVES), 1..150)) {
+        go(Run::moving(), &ops);
     }
 }
 

@@ -9,34 +9,38 @@ use proptest::strategy::{Strategy as _, ValueTree as _};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use crate::run::Run;
-use crate::{Op, op};
+use crate::{MOVES, Op, op};
 
 /// Between two calms.
 const OPS: u64 = 2000;
 /// So many of the last are told.
 const TOLD: usize = 12;
 
-/// The operations of one seed; every other seed has leases.
+/// The operations of one seed; every other seed has leases, and of these and the others every other one has moves.
 fn ops(seed: u64) -> Vec<Op> {
     let mut bytes = [0; 32];
     bytes[..8].copy_from_slice(&seed.to_le_bytes());
     let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
     let mut runner = TestRunner::new_with_rng(Config::default(), rng);
-    let op = op();
+    let op = op(if seed % 4 < 2 { 0 } else { MOVES });
     let mut next = || op.new_tree(&mut runner).expect("nothing is rejected").current();
     (0..OPS).map(|_| next()).collect()
 }
 
 /// Says how many were done when something was wrong, and what.
 fn go(seed: u64, ops: &[Op]) -> Result<(), (usize, String)> {
-    let mut run = if seed.is_multiple_of(2) { Run::new() } else { Run::leased() };
+    let mut run = match seed % 4 {
+        0 => Run::new(),
+        1 => Run::leased(),
+        2 => Run::moving(),
+        _ => Run::moving_and_leased(),
+    };
     let mut done = 0;
     let all = catch_unwind(AssertUnwindSafe(|| {
         run.check();
         for op in ops {
             done += 1;
-            run.apply(op);
-            run.check();
+            run.step(op);
         }
         run.settle();
     }));

@@ -6,17 +6,20 @@ use std::time::Duration;
 
 use guest_units::{Moment, Size};
 use scheduler_ledger::{
-    Action, Amount, Answer, Asked, Event, PodFacts, PodKind, ResizeResult, RunnerFacts, Seal,
-    VmFacts,
+    Action, Amount, Answer, Asked, Event, MigrationFacts, NodeDump, PodFacts, PodKind,
+    ResizeResult, RunnerFacts, Seal, VmFacts,
 };
 use scheduler_protocol::RefusalCode;
 
+use crate::run::WATERMARK;
 use crate::support::{Heard, World, cost};
 
 /// Every request has its answer after that: the time to wait for room, and the time that kubelet has.
 const LONGEST: Duration = Duration::from_millis(500 + 1400);
 /// An order of unknown end arrives within this, or never.
 const MAY_ARRIVE: Duration = Duration::from_secs(5);
+/// A migration that was ordered is seen within this, or given up.
+const UNSEEN: Duration = Duration::from_secs(60);
 
 type Place = (u64, u64);
 
@@ -51,6 +54,10 @@ struct Memory {
     /// Requests that came before, by VM's pod.
     generations: BTreeMap<String, Vec<u64>>,
     stale: BTreeSet<u64>,
+    /// The newest copy of each migration.
+    migrations: BTreeMap<String, MigrationFacts>,
+    /// Migrations that were ordered and not seen, by VM: name, destination, since when.
+    moves: BTreeMap<String, (String, String, Moment)>,
     /// Approvals that this ledger has given.
     given: BTreeMap<String, Vec<Seal>>,
 }
@@ -70,11 +77,18 @@ impl Model {
     pub(crate) fn hear(&mut self, world: &mut World) {
         for heard in std::mem::take(&mut world.heard) {
             match heard {
+                Heard::Fills(node, taken) => {
+                    let Amount { cpu_millis, memory_bytes } = world.nodes[&node].allocatable;
+                    let part = |all: u64| all * u64::from(WATERMARK) / 1000;
+                    let (cpu_millis, memory_bytes) = (part(cpu_millis), part(memory_bytes));
+                    let watermark = Amount { cpu_millis, memory_bytes };
+                    assert!(taken.fits_in(watermark), "rule 1: a move fills {node} to {taken}");
+                }
                 Heard::Begins => (self.now, self.seen) = <(Memory, BTreeSet<u64>)>::default(),
                 Heard::Event(event, at) => self.event(event, at),
                 Heard::Waits(id, action) => {
                     if self.seen.insert(id) {
-                        self.action(action);
+                        self.action(action, world.now);
                     }
                 }
             }
@@ -84,7 +98,27 @@ impl Model {
     fn event(&mut self, event: Event, at: Moment) {
         let memory = &mut self.now;
         match event {
-            Event::Leader(epoch) => memory.leads = epoch,
+            Event::Leader(epoch) => {
+                if memory.leads != epoch {
+                    memory.moves.clear();
+                }
+                memory.leads = epoch;
+            }
+            Event::MigrationsListed(_) => drop(memory.listed.insert("migrations")),
+            Event::Migration(facts) => {
+                let order = memory.moves.get(&facts.vm_uid);
+                if order.is_some_and(|(name, ..)| *name == facts.name) {
+                    memory.moves.remove(&facts.vm_uid);
+                }
+                memory.migrations.insert(facts.uid.clone(), facts);
+            }
+            Event::MigrationGone(uid) => drop(memory.migrations.remove(&uid)),
+            Event::MigrateEnded { vm, name, made } => {
+                let order = memory.moves.get(&vm).filter(|_| made == Some(false));
+                if order.is_some_and(|(ordered, ..)| *ordered == name) {
+                    memory.moves.remove(&vm);
+                }
+            }
             Event::NodesListed(_) => drop(memory.listed.insert("nodes")),
             Event::PodsListed(_) => drop(memory.listed.insert("pods")),
             Event::VmsListed(_) => drop(memory.listed.insert("VMs")),
@@ -107,7 +141,7 @@ impl Model {
         }
     }
 
-    fn action(&mut self, action: Action) {
+    fn action(&mut self, action: Action, now: Moment) {
         match action {
             Action::Answer { ticket, answer } => {
                 let asked = self.now.asked.remove(&ticket.0);
@@ -135,6 +169,19 @@ impl Model {
                 let order = Order { pod: pod.uid, version, requests, end: End::Open };
                 self.now.orders.insert(number, order);
             }
+            Action::Migrate { vm, pod, to, name, epoch } => {
+                assert_eq!(Some(epoch), self.now.leads, "rule 5: an order of the present leader");
+                assert!(self.now.complete(), "rule 3: an order before everything is known");
+                assert!(self.now.listed.contains("migrations"), "rule 3: {name} may be a second");
+                assert_eq!(self.now.moves_to(&vm.uid, now), None, "rule 6: {name} is a second");
+                assert!(!self.now.on(&to).any(|it| it.uid == pod.uid), "{name} goes nowhere");
+                self.now.moves.insert(vm.uid, (name, to, now));
+            }
+            Action::EndMigration { migration, epoch } => {
+                assert_eq!(Some(epoch), self.now.leads, "rule 5: an order of the present leader");
+                let known = self.now.migrations.get(&migration.uid);
+                assert!(known.is_some_and(|it| it.ours), "{migration:?} is somebody else's");
+            }
             Action::LookUp { .. } | Action::Notice { .. } => {}
         }
     }
@@ -160,7 +207,9 @@ impl Model {
     /// Compares the books with what adding up gives.
     pub(crate) fn check(&self, world: &World) {
         let (memory, dump, now) = (&self.now, world.ledger.dump(), world.now);
-        assert_eq!((dump.epoch, dump.complete), (memory.leads, memory.listed.len() == 3));
+        let complete = memory.listed.len() == 4
+            || memory.complete() && memory.listed.contains("nodes") && !world.moves();
+        assert_eq!((dump.epoch, dump.complete), (memory.leads, complete));
         for (name, node) in &dump.nodes {
             let is_here = |pod: &&PodFacts| pod.node.as_deref() == Some(name) && !pod.finished;
             let ordinary = |pod: &PodFacts| match &pod.kind {
@@ -180,6 +229,17 @@ impl Model {
                 });
                 here.map(|(vm, pod)| held(pod, vm.promise)).sum()
             };
+            let booked: Amount = dump
+                .nodes
+                .values()
+                .flat_map(|node| node.vms.values())
+                .filter(|_| world.moves())
+                .filter(|vm| memory.moves_to(&vm.uid, now) == Some(Some(name)))
+                .filter(|vm| !memory.on(name).any(|pod| runs(pod, &vm.uid)))
+                .map(|vm| cost(vm.promise))
+                .sum();
+            assert_eq!(node.booked, booked, "{name}: what is booked");
+            let others = others + booked + memory.of_moves(name, node, now);
             let taken = others + runners(false);
             assert!(taken.fits_in(node.reserved), "{name}: {} hold {taken}", node.reserved);
             let grows = node.vms.values().any(|vm| matches!(vm.wish, Some("growing" | "held")));
@@ -245,6 +305,49 @@ impl Memory {
         self.seals(vm).filter(move |seal| Some(seal.place()) >= obeyed)
     }
 
+    /// The pods that are bound to a node.
+    fn on(&self, node: &str) -> impl Iterator<Item = &PodFacts> {
+        let here = move |pod: &&PodFacts| pod.node.as_deref() == Some(node) && !pod.finished;
+        self.pods.values().filter(here)
+    }
+
+    /// Whether a VM moves, and where to.
+    fn moves_to(&self, vm: &str, now: Moment) -> Option<Option<&str>> {
+        let order = self.moves.get(vm).filter(|(.., since)| now < *since + UNSEEN);
+        if let Some((_, to, _)) = order {
+            return Some(Some(to));
+        }
+        let open = |it: &&MigrationFacts| it.vm_uid == vm && it.ended.is_none();
+        let mut open = self.migrations.values().filter(open).peekable();
+        open.peek()?;
+        Some(open.find_map(|it| it.to.as_deref()))
+    }
+
+    /// What the pods take whose VMs run in another one: all that they have, and all that may come to be used there.
+    fn of_moves(&self, name: &str, node: &NodeDump, now: Moment) -> Amount {
+        let primary =
+            |pod: &&PodFacts| node.vms.values().any(|vm| vm.pod.as_ref() == Some(&pod.name));
+        let twins = self.on(name).filter(|pod| runner(pod).is_some() && !primary(pod));
+        let takes = |pod: &PodFacts| {
+            let vm = runner(pod).map_or("", |runner| &runner.vm_uid);
+            let known = self.vms.contains_key(vm) && self.complete();
+            let moves = self.moves_to(vm, now).is_some();
+            let used = if !known {
+                Size::default()
+            } else if moves {
+                self.promise(vm)
+            } else {
+                self.approved(vm)
+            };
+            self.may_have(pod, now, false).max(if known { cost(used) } else { Amount::ZERO })
+        };
+        twins.map(takes).sum()
+    }
+
+    fn approved(&self, vm: &str) -> Size {
+        self.usable(vm).map(|seal| seal.size).fold(self.least(vm), Size::max)
+    }
+
     fn permit(&self, vm: &str) -> Size {
         let newest = self.usable(vm).max_by_key(Seal::place);
         newest.map_or(self.least(vm), |seal| seal.size)
@@ -280,6 +383,10 @@ impl Memory {
         let shown = facts.spec.max(facts.allocated.unwrap_or_default());
         orders().filter(counts).map(|order| order.requests).fold(shown, Amount::max)
     }
+}
+
+fn runs(pod: &PodFacts, vm: &str) -> bool {
+    runner(pod).is_some_and(|runner| runner.vm_uid == vm)
 }
 
 fn runner(pod: &PodFacts) -> Option<&RunnerFacts> {

@@ -3,21 +3,25 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::Op;
 use crate::model::Model;
 use crate::support::{Done, World, allocated, amount, cost, node, reference, size, vm};
+use crate::{Op, Step};
 use guest_units::{MilliCpu, Moment, Size};
 use scheduler_ledger::{
-    Amount, Answer, Asked, Event, NodeFacts, PodFacts, PodKind, Seal, Ticket, VmFacts,
+    Amount, Answer, Asked, Event, Lease, Moves, NodeFacts, PodFacts, PodKind, Seal, Settings,
+    Ticket, VmFacts,
 };
 
 mod cluster;
+mod moves;
 mod operator;
 
 pub(crate) const VMS: usize = 3;
 /// The VM that has no agent.
 const ALONE: usize = 1;
 pub(crate) const NODES: [&str; 2] = ["n1", "n2"];
+/// In thousandths: low, so that much is moved.
+pub(crate) const WATERMARK: u32 = 400;
 
 /// What is true of a VM besides its object: the operator's mind, the orders under way, the hypervisor.
 #[derive(Debug, Default)]
@@ -43,6 +47,11 @@ struct Truth {
     before: Option<VmFacts>,
     /// Number of the present pod.
     pod: u32,
+    /// Number of the newest pod.
+    pods: u32,
+    /// Numbers of the pod that it moves to, and of the one that it has left.
+    target: Option<u32>,
+    source: Option<u32>,
     /// Newest request.
     generation: u64,
 }
@@ -60,6 +69,12 @@ pub(crate) struct Run {
     writes: Vec<(String, Seal)>,
     /// Pods that the API server is asked for.
     questions: Vec<String>,
+    /// Migrations that are to be made or deleted.
+    moves: Vec<Done>,
+    /// Number of migrations that there ever were.
+    migrations: u32,
+    /// Nobody takes room that is booked.
+    polite: bool,
     open: BTreeMap<u64, (usize, u64)>,
     others: u32,
     model: Model,
@@ -69,7 +84,21 @@ pub(crate) struct Run {
 
 /// One list of the API server.
 type List = fn(&mut World);
-const LISTS: [List; 3] = [World::list_nodes, World::list_pods, World::list_vms];
+const LISTS: [List; 4] =
+    [World::list_nodes, World::list_pods, World::list_vms, World::list_migrations];
+
+fn small() -> [NodeFacts; 2] {
+    [node("n1", 6000, 12), node("n2", 4000, 8)]
+}
+
+fn large() -> [NodeFacts; 2] {
+    [node("n1", 9000, 18), node("n2", 8000, 16)]
+}
+
+fn settings(lease: Option<Lease>) -> Settings {
+    let moves = Some(Moves { watermark_thousandths: WATERMARK });
+    Settings { lease, moves, ..Settings::default() }
+}
 
 fn name(vm: usize) -> String {
     format!("v{vm}")
@@ -85,22 +114,35 @@ fn index(uid: &str) -> usize {
 
 impl Run {
     pub(crate) fn new() -> Self {
-        Self::on(World::new)
+        Self::on(World::new(&small()))
     }
 
     pub(crate) fn leased() -> Self {
-        Self::on(World::leased)
+        Self::on(World::leased(&small()))
     }
 
-    fn on(world: fn(&[NodeFacts]) -> World) -> Self {
+    /// VMs leave nodes that are above a low watermark.
+    pub(crate) fn moving() -> Self {
+        Self { polite: true, ..Self::on(World::with(settings(None), &large())) }
+    }
+
+    pub(crate) fn moving_and_leased() -> Self {
+        let lease = Settings::default().lease;
+        Self::on(World::with(settings(lease), &large()))
+    }
+
+    fn on(world: World) -> Self {
         let mut run = Self {
-            world: world(&[node("n1", 6000, 12), node("n2", 4000, 8)]),
+            world,
             epoch: 1,
             truths: Vec::new(),
             orders: Vec::new(),
             late: Vec::new(),
             writes: Vec::new(),
             questions: Vec::new(),
+            moves: Vec::new(),
+            migrations: 0,
+            polite: false,
             open: BTreeMap::new(),
             others: 0,
             model: Model::default(),
@@ -113,6 +155,7 @@ impl Run {
             let mut facts = vm(&name(index), size(1000, 1));
             facts.autoscaled = index != ALONE;
             facts.max = size(6000, 8);
+            facts.movable = Some(Box::default());
             facts.pod_name = None;
             run.world.vm(facts);
             run.truths.push(Truth::default());
@@ -161,8 +204,32 @@ impl Run {
                 Done::Resize(..) => self.orders.push(done),
                 Done::Approve(vm, seal) => self.writes.push((vm, seal)),
                 Done::LookUp(uid) => self.questions.push(uid),
+                Done::Migrate(..) | Done::EndMigration(_) => self.moves.push(done),
                 Done::Denied(_, reason) => assert!(!reason.is_empty()),
                 Done::Served(..) => {}
+            }
+        }
+    }
+
+    /// Applies an operation, and looks whether all is well.
+    pub(crate) fn step(&mut self, op: &Op) {
+        let before = self.overbooked();
+        self.apply(op);
+        self.check();
+        let forgets = matches!(
+            op,
+            Op::Calm { .. }
+                | Op::Restart { .. }
+                | Op::List
+                | Op::Lease { .. }
+                | Op::Regain
+                | Op::Move { .. }
+        );
+        if self.polite && !forgets {
+            for (node, more) in self.overbooked() {
+                let had = before.get(&node).copied().unwrap_or_default();
+                let fits = more.fits_in(had) || self.faster(&node);
+                assert!(fits, "{node}: {more} of what is booked are given away");
             }
         }
     }
@@ -212,16 +279,13 @@ impl Run {
             Op::Bind { vm, node, outcome } => self.bind(vm, node, outcome),
             Op::Place { node, cpu, gib } => self.place(NODES[node], amount(cpu, gib * 1024)),
             Op::Remove { index } => {
-                let others: Vec<String> =
-                    self.world.pods.keys().filter(|uid| uid.starts_with("o-")).cloned().collect();
-                if let Some(uid) = others.get(index) {
-                    self.world.pods.remove(uid);
-                    self.world.tell(Event::PodGone(uid.clone()));
-                }
+                self.remove_other(index);
             }
             Op::Pass { ms } => self.world.pass(Duration::from_millis(ms)),
             Op::Restart { order } => self.restart(order),
             Op::List => self.list(),
+            Op::Calm { large } => self.calm(large),
+            Op::Move { vm, step } => self.move_on(vm, step),
             Op::Regain => self.world.tell(Event::Leader(Some(self.epoch))),
             Op::Lease { lost } => {
                 if !lost {
@@ -232,6 +296,14 @@ impl Run {
             }
         }
         self.collect();
+    }
+
+    /// An ordinary pod goes. Says whether there is one of that number.
+    fn remove_other(&mut self, index: usize) -> bool {
+        let mut others = self.world.pods.keys().filter(|uid| uid.starts_with("o-"));
+        let Some(uid) = others.nth(index).cloned() else { return false };
+        self.remove_pod(&uid);
+        true
     }
 
     pub(crate) fn ask(&mut self, vm: usize, cpu: u32, gib: u64, least: u32, stale: bool) {
@@ -308,12 +380,13 @@ impl Run {
         }
         truth.seen = Some(facts.clone());
         self.world.tell(Event::Vm(facts));
-        if let Some(pod) = self.pod(vm).cloned() {
+        for pod in self.pods_of(vm) {
             self.world.tell(Event::Pod(pod));
         }
     }
 
     fn end(&mut self, vm: usize) {
+        self.fail_move(vm);
         let uid = self.pod_uid(vm);
         if self.world.pods.remove(&uid).is_some() {
             let truth = &mut self.truths[vm];
@@ -329,6 +402,7 @@ impl Run {
         self.late.clear();
         self.writes.clear();
         self.questions.clear();
+        self.moves.clear();
         self.open.clear();
         // The next one has shown nobody anything yet.
         for truth in &mut self.truths {
@@ -376,7 +450,9 @@ impl Run {
         }
         for node in NODES {
             let plugged = |pod: &PodFacts| match &pod.kind {
-                PodKind::Runner(runner) if pod.node.as_deref() == Some(node) => {
+                PodKind::Runner(runner)
+                    if pod.node.as_deref() == Some(node) && !self.was_left(pod) =>
+                {
                     self.truths[index(&runner.vm_uid)].real.map_or(Amount::ZERO, cost)
                 }
                 _ => Amount::ZERO,
@@ -401,11 +477,44 @@ impl Run {
             || (0..VMS).any(|vm| self.pod(vm).is_some_and(|pod| pod.node.is_none()))
     }
 
+    /// Nothing goes wrong for a while: one VM becomes large, the others small, all others have gone, and a node may be hot for
+    /// long enough.
+    fn calm(&mut self, large: usize) {
+        self.lead();
+        while self.remove_other(0) {}
+        for vm in 0..VMS {
+            for step in [Step::Badly, Step::SourceGone, Step::Seen] {
+                self.move_on(vm, step);
+            }
+        }
+        for round in 0..6 {
+            for vm in 0..VMS {
+                self.start(vm);
+                self.bind(vm, vm % NODES.len(), 5);
+                if round == 2 {
+                    self.grant(vm, if vm == large { 3000 } else { 500 }, 1);
+                }
+                self.work();
+                self.patch(vm);
+                self.observe(vm, false);
+                self.report(vm);
+                self.order(vm);
+                self.land(vm, 0);
+                self.see(vm);
+            }
+        }
+        self.world.pass(Duration::from_secs(31));
+    }
+
+    /// Everything is known, and the lease is held. With the same epoch: nothing may depend on another ledger's coming.
+    fn lead(&mut self) {
+        self.list_all();
+        self.world.tell(Event::Leader(Some(self.epoch)));
+    }
+
     /// When faults stop, every request ends and everything settles.
     pub(crate) fn settle(&mut self) {
-        self.list_all();
-        // With the same epoch: nothing may depend on another ledger's coming.
-        self.world.tell(Event::Leader(Some(self.epoch)));
+        self.lead();
         for round in 0..160 {
             self.collect();
             self.world.pass(Duration::from_millis(500));
@@ -418,6 +527,7 @@ impl Run {
                 self.start(vm);
                 self.bind(vm, round % NODES.len(), 5);
                 self.kubelet(vm);
+                self.finish_moves(vm);
                 self.patch(vm);
                 self.observe(vm, false);
                 self.report(vm);

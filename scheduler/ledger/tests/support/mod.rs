@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use guest_units::{Bytes, MilliCpu, Moment, Size};
 use scheduler_ledger::{
-    Action, Amount, Answer, Asked, DEFAULT_OVERHEAD, Event, Ledger, NodeFacts, Notice, Pending,
-    PodFacts, PodKind, Price, ResizeResult, RunnerFacts, Seal, Settings, Ticket, VmFacts,
+    Action, Amount, Answer, Asked, DEFAULT_OVERHEAD, Event, Ledger, MigrationFacts, NodeFacts,
+    Notice, Pending, PodFacts, PodKind, Price, ResizeResult, RunnerFacts, Seal, Settings, Ticket,
+    VmFacts,
 };
 use scheduler_protocol::{ObjectRef, Outcome};
 
@@ -83,6 +84,7 @@ pub fn vm(name: &str, wanted: Size) -> VmFacts {
         plugged: None,
         pod_name: Some(format!("{name}-pod")),
         deleting: false,
+        movable: None,
     }
 }
 
@@ -106,6 +108,7 @@ pub fn runner(vm: &str, node: Option<&str>, requests: Amount) -> PodFacts {
             observed: 1,
             pending: None,
             price: Price::default(),
+            created: 0,
         }),
     }
 }
@@ -121,6 +124,9 @@ pub enum Done {
     Resize(String, u64, Amount),
     Approve(String, Seal),
     LookUp(String),
+    /// The VM, where it goes, and the name of the migration.
+    Migrate(String, String, String),
+    EndMigration(String),
     Denied(String, String),
     Served(String, Size),
 }
@@ -131,6 +137,7 @@ pub struct World {
     pub pods: BTreeMap<String, PodFacts>,
     pub vms: BTreeMap<String, VmFacts>,
     pub nodes: BTreeMap<String, NodeFacts>,
+    pub migrations: BTreeMap<String, MigrationFacts>,
     version: u64,
     /// Versions of the pods that orders are for, by number.
     pub versions: BTreeMap<u64, u64>,
@@ -151,6 +158,8 @@ pub enum Heard {
     Event(Event, Moment),
     /// An action waits, by its number.
     Waits(u64, Action),
+    /// So much of a node is taken, leases aside, when somebody is about to move there.
+    Fills(String, Amount),
 }
 
 impl World {
@@ -173,6 +182,7 @@ impl World {
             pods: BTreeMap::new(),
             vms: BTreeMap::new(),
             nodes,
+            migrations: BTreeMap::new(),
             version: 0,
             versions: BTreeMap::new(),
             next_ticket: 0,
@@ -190,6 +200,7 @@ impl World {
         self.list_nodes();
         self.list_pods();
         self.list_vms();
+        self.list_migrations();
     }
 
     /// Another ledger leads, and knows nothing.
@@ -222,18 +233,35 @@ impl World {
         self.tell(Event::VmsListed(self.vms.keys().cloned().collect()));
     }
 
+    pub fn list_migrations(&mut self) {
+        for migration in self.migrations.values().cloned().collect::<Vec<_>>() {
+            self.tell(Event::Migration(migration));
+        }
+        self.tell(Event::MigrationsListed(self.migrations.keys().cloned().collect()));
+    }
+
     pub fn tell(&mut self, event: Event) {
         if self.listens {
             self.heard.push(Heard::Event(event.clone(), self.now));
         }
         self.ledger.handle(event, self.now);
         if self.listens {
-            let waits = self.ledger.next(self.now).start.into_iter();
-            self.heard.extend(waits.map(|todo| Heard::Waits(todo.id, todo.action)));
+            for todo in self.ledger.next(self.now).start {
+                if let Action::Migrate { to, .. } = &todo.action {
+                    let level = self.ledger.level(to).expect("a known node");
+                    let taken = level.reserved.saturating_sub(level.leased);
+                    self.heard.push(Heard::Fills(to.clone(), taken));
+                }
+                self.heard.push(Heard::Waits(todo.id, todo.action));
+            }
         }
         if self.audits {
             self.ledger.audit(self.now).expect("kept sums and sets are right");
         }
+    }
+
+    pub fn moves(&self) -> bool {
+        self.settings.moves.is_some()
     }
 
     /// A pod changes. What stays as it was keeps its version.
@@ -259,6 +287,17 @@ impl World {
     pub fn vm(&mut self, vm: VmFacts) {
         self.vms.insert(vm.uid.clone(), vm.clone());
         self.tell(Event::Vm(vm));
+    }
+
+    /// A migration changes, and the watch shows it.
+    pub fn migration(&mut self, migration: MigrationFacts) {
+        self.migrations.insert(migration.uid.clone(), migration.clone());
+        self.tell(Event::Migration(migration));
+    }
+
+    pub fn migration_gone(&mut self, uid: &str) {
+        self.migrations.remove(uid);
+        self.tell(Event::MigrationGone(uid.into()));
     }
 
     /// A VM that runs at a size, approved and backed.
@@ -331,6 +370,8 @@ impl World {
                 }
                 Action::Approve { vm, seal } => Done::Approve(vm.uid, seal),
                 Action::LookUp { pod } => Done::LookUp(pod.uid),
+                Action::Migrate { vm, to, name, .. } => Done::Migrate(vm.uid, to, name),
+                Action::EndMigration { migration, .. } => Done::EndMigration(migration.uid),
                 Action::Notice { vm, notice: Notice::Denied { reason } } => {
                     Done::Denied(vm.uid, reason)
                 }

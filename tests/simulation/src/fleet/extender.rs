@@ -192,7 +192,8 @@ impl World {
                 let Some(pod) = number(&pod.uid) else { return };
                 self.send(Link::ExtenderApi, Message::LookUp { pod, life });
             }
-            Action::Notice { .. } => {}
+            // Nobody is moved here: the settings say so.
+            Action::Migrate { .. } | Action::EndMigration { .. } | Action::Notice { .. } => {}
         }
     }
 

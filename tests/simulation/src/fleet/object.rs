@@ -98,6 +98,7 @@ impl VmObject {
             plugged: self.plugged,
             pod_name: self.pod.map(pod_name),
             deleting: false,
+            movable: None,
         }
     }
 }
@@ -188,6 +189,7 @@ impl Pod {
                 observed: self.observed,
                 pending: self.pending,
                 price: Price::default(),
+                created: 0,
             }),
         };
         PodFacts {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use scheduler_ledger::{Amount, Event, PodKind, ResizeResult};
+use scheduler_ledger::{Amount, Event, PodFacts, PodKind, ResizeResult};
 
 use super::{NODES, Run, index, shown, starts};
 use crate::support::{Done, allocated, ordinary};
@@ -27,6 +27,7 @@ impl Run {
             let generation = seal.generation;
             self.world.tell(Event::ApproveEnded { vm: uid, generation, written });
         }
+        self.api_moves(outcome);
         if self.orders.is_empty() {
             return;
         }
@@ -82,18 +83,9 @@ impl Run {
 
     /// Starts a pod that is bound, or acts on its newest spec.
     pub(crate) fn kubelet(&mut self, vm: usize) {
-        let Some(pod) = self.pod(vm).cloned() else { return };
-        let Some(node) = pod.node.clone() else { return };
-        let PodKind::Runner(facts) = &pod.kind else { return };
-        if facts.allocated.is_none() {
-            let used: Amount = self
-                .world
-                .pods
-                .values()
-                .filter(|other| other.uid != pod.uid && !starts(other))
-                .map(|other| allocated(other, &node))
-                .sum();
-            if !(used + facts.spec).fits_in(self.world.nodes[&node].allocatable) {
+        let Some(pod) = self.pod(vm).cloned().filter(|pod| pod.node.is_some()) else { return };
+        if starts(&pod) {
+            if !self.has_room(&pod) {
                 // Another scheduler was faster: kubelet refuses the pod.
                 self.end(vm);
                 return;
@@ -103,8 +95,25 @@ impl Run {
         self.world.kubelet(&pod.uid);
     }
 
+    /// Whether kubelet has room for a pod that is bound to its node.
+    pub(super) fn has_room(&self, pod: &PodFacts) -> bool {
+        let Some(node) = pod.node.as_deref() else { return false };
+        let others = self.world.pods.values();
+        let others = others.filter(|other| other.uid != pod.uid && !starts(other));
+        let used: Amount = others.map(|other| allocated(other, node)).sum();
+        (used + shown(pod, node)).fits_in(self.world.nodes[node].allocatable)
+    }
+
     pub(super) fn bind(&mut self, vm: usize, node: usize, outcome: u8) {
-        let Some(mut pod) = self.pod(vm).cloned().filter(|pod| pod.node.is_none()) else { return };
+        if let Some(pod) = self.pod(vm).cloned() {
+            self.bind_pod(pod, node, outcome);
+        }
+    }
+
+    pub(super) fn bind_pod(&mut self, mut pod: PodFacts, node: usize, outcome: u8) {
+        if pod.node.is_some() {
+            return;
+        }
         let Ok((placed, _)) = self.world.ledger.may_bind(&pod.uid, NODES[node]) else { return };
         self.world.tell(Event::Placing(placed));
         pod.node = Some(NODES[node].into());
@@ -126,7 +135,8 @@ impl Run {
     /// kube-scheduler counts the larger of spec and allocation.
     pub(super) fn place(&mut self, node: &str, requests: Amount) {
         let used: Amount = self.world.pods.values().map(|pod| shown(pod, node)).sum();
-        let room = self.world.nodes[node].allocatable;
+        let booked = if self.polite { self.booked(node) } else { Amount::ZERO };
+        let room = self.world.nodes[node].allocatable.saturating_sub(booked);
         if (used + requests).fits_in(room) {
             self.others += 1;
             self.world.pod(ordinary(&format!("o-{}", self.others), node, requests));

@@ -1,7 +1,7 @@
 //! The operator and the hypervisor behind it: approvals obeyed, orders sent and carried out, what the status says.
 
 use guest_units::Size;
-use scheduler_ledger::{PodFacts, PodKind, RunnerFacts, Seal, VmFacts};
+use scheduler_ledger::{Amount, PodKind, RunnerFacts, Seal, VmFacts};
 
 use super::{Run, Truth, name, vm_uid};
 use crate::support::{cost, runner};
@@ -87,7 +87,8 @@ impl Run {
         }
         let seal = self.approval(vm);
         let truth = &mut self.truths[vm];
-        truth.pod += 1;
+        truth.pods += 1;
+        truth.pod = truth.pods;
         truth.held.clear();
         truth.own_flights = true;
         let (number, pod) = (truth.pod, format!("v{vm}-pod-{}", truth.pod));
@@ -96,10 +97,13 @@ impl Run {
         facts.obeyed = seal.map_or(facts.obeyed, |seal| Some(seal.place()));
         let wanted = facts.wanted;
         self.truths[vm].boot = Size { cpu: wanted.cpu, ..facts.min };
-        let mut pod = PodFacts { name: pod, ..runner(&name(vm), None, cost(wanted)) };
-        pod.uid = format!("pod-v{vm}-{number}");
-        if let PodKind::Runner(RunnerFacts { allocated, .. }) = &mut pod.kind {
-            *allocated = None;
+        self.make_pod(vm, number, cost(wanted));
+    }
+    pub(super) fn make_pod(&mut self, vm: usize, number: u32, requests: Amount) {
+        let mut pod = runner(&name(vm), None, requests);
+        (pod.uid, pod.name) = (format!("pod-v{vm}-{number}"), format!("v{vm}-pod-{number}"));
+        if let PodKind::Runner(RunnerFacts { allocated, created, .. }) = &mut pod.kind {
+            (*allocated, *created) = (None, number.into());
         }
         self.world.pod(pod);
     }
