@@ -301,6 +301,7 @@ impl World {
             self.queue.push(self.now + Duration::from_secs(1), Happening::Restart(part));
             return;
         }
+        self.watches.entry(watcher).or_default().broken = false;
         let up = match watcher {
             Watcher::Agent(node) => self.nodes[node as usize].agent_up,
             Watcher::Operator => self.operator.up,

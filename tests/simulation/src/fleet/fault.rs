@@ -235,7 +235,17 @@ impl Kind {
         }
     }
 
-    /// What goes wrong with the extenders alone.
+    /// Bad weather on what the extenders say and hear.
+    fn draw_weather(random: &mut Random) -> Self {
+        let way = TWIN_WAYS[random.random_range(0..TWIN_WAYS.len())];
+        match random.random_range(0..5) {
+            0 | 1 => Self::Drop(way),
+            2 | 3 => Self::Delay(way),
+            _ => Self::Duplicate(way),
+        }
+    }
+
+    /// What happens to the extenders themselves.
     fn draw_of_twins(random: &mut Random, extent: Extent) -> Self {
         let twin = random.random_range(0..extent.twins);
         let way = TWIN_WAYS[random.random_range(0..TWIN_WAYS.len())];
@@ -245,15 +255,13 @@ impl Kind {
             1 => Whom::Both,
             _ => Whom::Leader,
         };
-        match random.random_range(0..12) {
-            0..=2 => Self::ExtenderCut(whom),
-            3..=5 => Self::Pause(whom),
-            6 => Self::Stop(whom),
-            7 => Self::StaleRoute(place),
-            8 => Self::Crash(Part::Extender(twin)),
-            9 | 10 => Self::CrashAt(Part::Extender(twin), way),
-            _ if random.random_bool(0.5) => Self::Delay(way),
-            _ => Self::Drop(way),
+        match random.random_range(0..10) {
+            0 | 1 => Self::ExtenderCut(whom),
+            2 | 3 => Self::Pause(whom),
+            4 | 5 => Self::Stop(whom),
+            6 => Self::StaleRoute(place),
+            7 => Self::Crash(Part::Extender(twin)),
+            _ => Self::CrashAt(Part::Extender(twin), way),
         }
     }
 
@@ -307,35 +315,48 @@ impl Kind {
     }
 }
 
-/// The plan of a seed: five to fourteen faults, and two to five of the extenders among them, some of these close to each other.
+/// The plan of a seed: five to fourteen faults, and one or two storms around the extenders.
 pub(crate) fn plan(random: &mut Random, extent: Extent) -> Vec<Fault> {
-    let count = random.random_range(5..15);
-    let of_twins = random.random_range(2..6);
     let millis = u64::try_from(extent.until.as_millis()).unwrap_or(u64::MAX);
-    let mut last = None;
-    let mut plan: Vec<Fault> = (0..count + of_twins)
-        .map(|number| {
-            let kind = draw(random, extent, number >= count);
-            let mut at = random.random_range(20_000..millis);
-            if let Some(last) = last.filter(|_| number > count && random.random_bool(0.5)) {
-                at = last + random.random_range(0..10_000);
-            }
-            last = Some(at);
-            let at = Moment::from_millis(at);
-            let lasts = match random.random_range(0..3) {
-                0 => random.random_range(200..5_000),
-                1 => random.random_range(5_000..60_000),
-                _ => random.random_range(60_000..300_000),
-            };
-            Fault { at, lasts: Duration::from_millis(lasts), kind }
-        })
-        .collect();
+    let mut plan = Vec::new();
+    for _ in 0..random.random_range(5..15) {
+        let at = random.random_range(20_000..millis);
+        let kind = draw(random, extent, false);
+        plan.push(fault(random, at, kind));
+    }
+    for _ in 0..random.random_range(1..3) {
+        storm(random, extent, millis, &mut plan);
+    }
+    plan.retain(|fault| extent.family.is_none_or(|family| family == fault.kind.family()));
     plan.sort_by_key(|fault| fault.at);
     plan
 }
 
-fn draw(random: &mut Random, extent: Extent, of_twins: bool) -> Kind {
-    let mut of_twins = of_twins;
+/// Bad weather, and meanwhile one thing after the other.
+fn storm(random: &mut Random, extent: Extent, millis: u64, plan: &mut Vec<Fault>) {
+    let mut at = random.random_range(20_000..millis);
+    if random.random_bool(0.7) {
+        let kind = Kind::draw_weather(random);
+        plan.push(fault(random, at, kind));
+    }
+    for _ in 0..random.random_range(1..4) {
+        at += random.random_range(0..10_000);
+        let kind = draw(random, extent, true);
+        plan.push(fault(random, at, kind));
+    }
+}
+
+fn fault(random: &mut Random, at: u64, kind: Kind) -> Fault {
+    let lasts = match random.random_range(0..3) {
+        0 => random.random_range(200..5_000),
+        1 => random.random_range(5_000..60_000),
+        _ => random.random_range(60_000..300_000),
+    };
+    Fault { at: Moment::from_millis(at), lasts: Duration::from_millis(lasts), kind }
+}
+
+/// One of the family that is asked for: where there is none among these, from the others.
+fn draw(random: &mut Random, extent: Extent, mut of_twins: bool) -> Kind {
     loop {
         let kind = if of_twins {
             Kind::draw_of_twins(random, extent)
@@ -345,7 +366,6 @@ fn draw(random: &mut Random, extent: Extent, of_twins: bool) -> Kind {
         if extent.family.is_none_or(|family| family == kind.family()) {
             return kind;
         }
-        // What is asked for may be among the others.
         of_twins = !of_twins;
     }
 }

@@ -116,6 +116,9 @@ impl World {
 
     /// Something to see for who watches, in the order in which it came about.
     pub(crate) fn show(&mut self, watcher: Watcher, message: Message) {
+        if self.watches.get(&watcher).is_some_and(|watch| watch.broken) {
+            return;
+        }
         let link = Link::Watch(watcher);
         let takes = self.hop(link);
         let late = match self.faults.fate(link) {
@@ -136,6 +139,9 @@ impl World {
     /// What is under way does not arrive; a new list comes after a moment.
     pub(crate) fn watch_breaks(&mut self, watcher: Watcher) {
         let watch = self.watches.entry(watcher).or_default();
+        if std::mem::replace(&mut watch.broken, true) {
+            return;
+        }
         watch.life += 1;
         let again = Happening::Restart(match watcher {
             Watcher::Agent(node) => super::message::Part::AgentWatch(node),

@@ -130,6 +130,8 @@ pub(crate) struct Watch {
     pub(crate) life: u32,
     pub(crate) last: Moment,
     pub(crate) stalled: Moment,
+    /// It shows nothing until there is a new list.
+    pub(crate) broken: bool,
 }
 
 /// Everything there is.
