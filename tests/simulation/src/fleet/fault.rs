@@ -239,9 +239,10 @@ impl Kind {
     fn draw_weather(random: &mut Random) -> Self {
         let way = TWIN_WAYS[random.random_range(0..TWIN_WAYS.len())];
         match random.random_range(0..5) {
-            0 | 1 => Self::Drop(way),
-            2 | 3 => Self::Delay(way),
-            _ => Self::Duplicate(way),
+            0 => Self::Drop(way),
+            1 => Self::Delay(way),
+            2 => Self::Duplicate(way),
+            _ => Self::Reorder(way),
         }
     }
 

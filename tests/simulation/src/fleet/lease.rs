@@ -294,7 +294,7 @@ impl World {
     pub(crate) fn routed(&mut self, place: usize, twin: Twin) {
         let stale = self.faults.active.iter();
         let stale = stale.filter(|(_, kind)| *kind == Kind::StaleRoute(place)).count() > 0;
-        if !stale && self.leader() == twin {
+        if !stale && self.extenders[twin as usize].candidate.mine.is_some() {
             self.routes[place] = twin;
         }
     }
