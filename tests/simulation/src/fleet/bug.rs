@@ -69,8 +69,6 @@ pub enum Bug {
     ExtenderOutstaysLease,
     /// An extender takes the lease of another while that one may still grant.
     ExtenderTakesLeaseEarly,
-    /// An extender that stops gives its lease back while calls of it are under way.
-    ExtenderReleasesEarly,
     /// An extender that does not hold the lease grants all the same, when it is asked.
     StandbyGrants,
     /// The API server takes writes for what the object was before.

@@ -5,7 +5,6 @@ use std::time::Duration;
 use guest_units::Moment;
 use scheduler_ledger::ResizeResult;
 
-use super::bug::Bug;
 use super::extender::{Extender, Open};
 use super::lease::MARGIN;
 use super::message::{Happening, Link, Message, Watcher};
@@ -91,11 +90,10 @@ impl World {
 
     /// An extender is asked to stop: it grants nothing any more, and gives the lease back when its calls have ended.
     pub(crate) fn extender_stops(&mut self, twin: Twin) {
-        let early = self.bug == Some(Bug::ExtenderReleasesEarly);
         let extender = &mut self.extenders[twin as usize];
         extender.stopping = true;
         extender.candidate.ends();
-        if early || extender.calls.is_empty() {
+        if extender.calls.is_empty() {
             self.lease_given_back(twin);
         } else {
             let until = self.now + MARGIN;
