@@ -1,7 +1,7 @@
 //! A fleet in which the shipped brains run: one event after the other, against a clock of its own.
 //!
 //! ```text
-//!   workload --> guest (policy) <--vsock--> agent (scaling) <--https--> extender (ledger)
+//!   workload --> guest (policy) <--vsock--> agent (scaling) <--https--> extenders (ledgers)
 //!                  ^                            | patch                     | requests of pods
 //!                  | plugs, asks                v                           v
 //!                runner <--orders-- operator (lifecycle) <--watch-- API server --> kubelets, other pods
@@ -11,7 +11,7 @@
 //! kubelet, kube-scheduler, QEMU and the guest's kernel, with latencies and faults. Messages take time, drawn from
 //! distributions; requests have deadlines, streams keep their order. All randomness comes from the seed.
 //!
-//! Not modelled: a change of leader among extenders, and migrations.
+//! Not modelled: migrations.
 
 mod agent;
 mod api;
@@ -20,18 +20,21 @@ mod chaos;
 mod extender;
 mod fault;
 mod guest;
+mod lease;
 mod message;
 mod object;
 mod operator;
 mod post;
+mod process;
 mod queue;
 mod rest;
 mod rules;
 mod runner;
+mod scheduler;
 mod world;
 
 pub use bug::Bug;
-pub use fault::{Family, Fault, Kind, Way};
+pub use fault::{Family, Fault, Kind, Way, Whom};
 pub use guest::{Doze, Loads};
 pub use message::{Link, Part, Watcher};
 pub use rules::Violation;

@@ -204,6 +204,7 @@ impl Fleet {
             measure: true,
             record: self.record.map(|plan| plan.beginning_with(first)),
             checks: self.checks,
+            standby: false,
             trace: None,
         };
         let mut world = World::new(settings, &vec![self.node; nodes]);

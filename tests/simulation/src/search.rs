@@ -120,6 +120,7 @@ fn world(run: &Run) -> World {
         measure: false,
         record: None,
         checks: true,
+        standby: true,
         trace: run.trace,
     };
     let room = Amount { cpu_millis: 8_000, memory_bytes: 16 << 30 };

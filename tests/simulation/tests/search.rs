@@ -14,7 +14,7 @@ fn found(bug: Bug, family: Family, first: u64) -> Option<(u64, u8)> {
 
 /// With every kind of fault a bug that shows with it, and the seed from which on to look: below it there is nothing, so that
 /// looking again would only take time. Without the bug, seeds are clean: `no_rule_is_broken`.
-const KINDS: [(Family, Bug, u64); 20] = [
+const KINDS: [(Family, Bug, u64); 24] = [
     (Family::Drop, Bug::OperatorKillsUnreachable, 0),
     (Family::Delay, Bug::RunnerTakesOldOrders, 0),
     (Family::Duplicate, Bug::RunnerTakesOldOrders, 0),
@@ -35,16 +35,24 @@ const KINDS: [(Family, Bug, u64); 20] = [
     (Family::NodeCut, Bug::OperatorAllowsTwoPods, 0),
     (Family::Clock, Bug::AgentIgnoresNewest, 0),
     (Family::Skew, Bug::AgentShutsOutOldGuests, 0),
+    (Family::ExtenderCut, Bug::ExtenderOutstaysLease, 0),
+    (Family::Pause, Bug::ExtenderOutstaysLease, 0),
+    (Family::Stop, Bug::ExtenderKeepsEpoch, 0),
+    (Family::StaleRoute, Bug::StandbyGrants, 0),
 ];
 
 /// Bugs by the rule that they break first.
-const RULES: [(u8, Bug); 21] = [
+const RULES: [(u8, Bug); 25] = [
     (1, Bug::ExtenderBelievesOrders),
     (1, Bug::ExtenderShrinksEarly),
     (2, Bug::RunnerIgnoresVeto),
     (2, Bug::RunnerActsLongAfterConsent),
     (2, Bug::AgentForgetsVeto),
+    (1, Bug::ApiTakesLateWrites),
+    (1, Bug::ExtenderTakesLeaseEarly),
     (3, Bug::ExtenderRepeatsNumbers),
+    (3, Bug::ExtenderOutstaysLease),
+    (3, Bug::StandbyGrants),
     (4, Bug::AgentIgnoresMinimum),
     (5, Bug::RunnerTakesOldOrders),
     (5, Bug::OperatorIgnoresGate),

@@ -187,8 +187,9 @@ impl World {
                     agent.first = Some((generation, want));
                 }
                 let pod = agent.seen.pod.unwrap_or(pod);
+                let (echo, twin) = (false, self.routes[node as usize]);
                 let message =
-                    Message::Permit { vm, life, pod, generation, want, least, echo: false };
+                    Message::Permit { vm, life, pod, generation, want, least, echo, twin };
                 self.vms[vm as usize].scale_ups.0 += u32::from(begins);
                 self.opened(vm, generation);
                 self.send(Link::Permit(node), message);
@@ -229,6 +230,12 @@ impl World {
                     return;
                 }
                 agent.asking = None;
+                let node = agent.node;
+                if !self.is_newest(node, vm, seal.epoch) {
+                    self.tell_agent(vm, Event::PermitFailed { generation });
+                    return;
+                }
+                let Some(agent) = self.task(vm, life) else { return };
                 let first = agent.first.take_if(|(asked, _)| *asked == generation);
                 let served = first.is_some_and(|(_, want)| want.fits_in(seal.size));
                 let permit = seal.size;
@@ -285,6 +292,18 @@ impl World {
         }
     }
 
+    /// An agent refuses answers of an older epoch than it has had one of.
+    fn is_newest(&mut self, node: NodeId, vm: VmId, epoch: u64) -> bool {
+        let takes = self.bug == Some(Bug::AgentTakesOldEpochs);
+        let newest = &mut self.nodes[node as usize].newest_epoch;
+        let before = *newest;
+        *newest = before.max(epoch);
+        if takes {
+            self.judge_epoch(vm, epoch, before);
+        }
+        epoch >= before || takes
+    }
+
     fn task(&mut self, vm: VmId, life: u32) -> Option<&mut Agent> {
         let agent = self.vms[vm as usize].agent.as_deref_mut();
         agent.filter(|agent| agent.life == life)
@@ -313,8 +332,9 @@ impl World {
                     let (life, node) = (agent.life, agent.node);
                     let pod = agent.seen.pod.unwrap_or_default();
                     let (generation, least) = (u64::MAX / 2, want);
+                    let (echo, twin) = (true, self.routes[node as usize]);
                     let message =
-                        Message::Permit { vm, life, pod, generation, want, least, echo: true };
+                        Message::Permit { vm, life, pod, generation, want, least, echo, twin };
                     self.send(Link::Permit(node), message);
                     return;
                 }
@@ -453,6 +473,7 @@ impl World {
         let at = &mut self.nodes[node as usize];
         at.agent_up = false;
         at.agent_life += 1;
+        at.newest_epoch = 0;
         for vm in self.vms_on(node) {
             let machine = &mut self.vms[vm as usize];
             machine.agent = None;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use guest_units::Size;
 use scheduler_ledger::{Amount, Pending, ResizeResult};
 
+use super::bug::Bug;
 use super::message::{Happening, Link, Message, Watcher};
 use super::object::{NodeId, Owner, Pod, PodId, VmId, cost};
 use super::runner::Runner;
@@ -26,7 +27,8 @@ impl World {
         let machine = &mut self.vms[vm as usize];
         machine.object.version = self.version;
         let (object, before) = (machine.object, machine.agent_node());
-        let mut watchers = vec![Watcher::Operator, Watcher::Extender];
+        let mut watchers = vec![Watcher::Operator];
+        watchers.extend((0..self.twin_count()).map(Watcher::Extender));
         watchers.extend(object.node.map(Watcher::Agent));
         watchers.extend(before.filter(|node| Some(*node) != object.node).map(Watcher::Agent));
         for watcher in watchers {
@@ -42,11 +44,9 @@ impl World {
         self.version += 1;
         self.pods[pod as usize].version = self.version;
         let object = self.pods[pod as usize];
-        let watchers = match object.owner {
-            Owner::Vm(_) => [Some(Watcher::Operator), Some(Watcher::Extender)],
-            Owner::Nobody => [None, Some(Watcher::Extender)],
-        };
-        for watcher in watchers.into_iter().flatten() {
+        let operator = matches!(object.owner, Owner::Vm(_)).then_some(Watcher::Operator);
+        let extenders = (0..self.twin_count()).map(Watcher::Extender);
+        for watcher in operator.into_iter().chain(extenders) {
             let life = self.watch_life(watcher);
             let (object, since) = (Box::new(object), self.now);
             self.show(watcher, Message::PodSeen { watcher, life, pod, object, since });
@@ -61,7 +61,7 @@ impl World {
     pub(crate) fn relist(&mut self, watcher: Watcher) {
         let all: Vec<VmId> = (0..self.vm_count()).collect();
         match watcher {
-            Watcher::Extender => self.extender_lists(),
+            Watcher::Extender(twin) => self.extender_lists(twin),
             Watcher::Operator => {
                 if !self.operator.up {
                     return;
@@ -128,7 +128,8 @@ impl World {
             }
             Message::Approve { vm, life, seal } => {
                 let object = &mut self.vms[vm as usize].object;
-                let newer = object.approved.is_none_or(|old| old.place() < seal.place());
+                let newer = object.approved.is_none_or(|old| old.place() < seal.place())
+                    || self.bug == Some(Bug::ApiTakesLateWrites);
                 let written = newer && !self.faults.conflict();
                 if written {
                     object.approved = Some(seal);
@@ -155,6 +156,9 @@ impl World {
                     self.queue.push(self.now + KUBELET, Happening::Kubelet(pod));
                 }
                 self.send(link, Message::Bound { pod, life, done });
+            }
+            Message::LeaseRead { .. } | Message::LeaseWrite { .. } => {
+                self.lease_at_api(link, &message);
             }
             _ => {}
         }
@@ -190,7 +194,8 @@ impl World {
         let Some(object) = self.pods.get_mut(pod as usize).filter(|pod| !pod.gone) else {
             return ResizeResult::Refused;
         };
-        if version != 0 && object.version != version {
+        let checks = self.bug != Some(Bug::ApiTakesLateWrites);
+        if checks && version != 0 && object.version != version {
             return ResizeResult::NotDone;
         }
         if object.spec != to {

@@ -13,7 +13,7 @@ pub enum Bug {
     RunnerIgnoresVeto,
     /// The extender tells the ledger that kubelet has allocated whatever was ordered.
     ExtenderBelievesOrders,
-    /// The extender keeps its epoch when it starts again.
+    /// An extender that takes the lease goes on with the epoch of the one before.
     ExtenderKeepsEpoch,
     /// After a relist the extender forgets what is gone, and says that pods are which are not.
     ExtenderForgetsPods,
@@ -65,4 +65,14 @@ pub enum Bug {
     RunnerActsLongAfterConsent,
     /// A runner ends, and QEMU with it, when it is sent an order that is too old.
     RunnerEndsWhenOrdersAreStale,
+    /// An extender goes on granting when it could not renew its lease in time.
+    ExtenderOutstaysLease,
+    /// An extender takes the lease of another while that one may still grant.
+    ExtenderTakesLeaseEarly,
+    /// An extender that does not hold the lease grants all the same, when it is asked.
+    StandbyGrants,
+    /// The API server takes writes for what the object was before.
+    ApiTakesLateWrites,
+    /// An agent takes answers of an older epoch than it has had one of.
+    AgentTakesOldEpochs,
 }

@@ -7,10 +7,10 @@ use host_scaling::{Limits, Sample};
 use rand::RngExt as _;
 use scheduler_ledger::Amount;
 
-use super::fault::{Extent, Family, Fault, Kind, plan};
+use super::fault::{Extent, Family, Fault, Kind, Whom, plan};
 use super::guest::Manner;
 use super::message::{Happening, Link, Part, Watcher};
-use super::object::{NodeId, Owner, PodId, VmId};
+use super::object::{NodeId, Owner, PodId, Twin, VmId};
 use super::runner::Trouble;
 use super::world::{Machine, World};
 use crate::random::random;
@@ -19,6 +19,10 @@ use crate::random::random;
 const PLAN: u64 = 4;
 /// Pods of a silent node are asked to go after so long.
 const EVICT_AFTER: Duration = Duration::from_secs(40);
+/// A process that does not answer for so long is ended by its kubelet.
+const LIVENESS: Duration = Duration::from_secs(40);
+/// A process that is to stop is ended when it has not done so.
+const GRACE: Duration = Duration::from_secs(5);
 
 impl Machine {
     /// What the guest says instead of what its policy found.
@@ -48,7 +52,8 @@ impl World {
         family: Option<Family>,
         only: Option<&[usize]>,
     ) -> Vec<Moment> {
-        let extent = Extent { nodes: self.node_count(), vms, until, family };
+        let (nodes, twins) = (self.node_count(), self.twin_count());
+        let extent = Extent { nodes, vms, twins, until, family };
         let all = plan(&mut random(self.settings.seed, PLAN), extent);
         let moments = all.iter().map(|fault| fault.at).collect();
         let kept = |index: &usize| only.is_none_or(|only| only.contains(index));
@@ -81,6 +86,7 @@ impl World {
     /// A fault begins or ends.
     pub(crate) fn fault(&mut self, index: usize, begins: bool) {
         let Fault { at, lasts, kind } = self.plan[index];
+        let kind = self.resolved(kind);
         if self.settings.trace.is_some() {
             let word = if begins { "begins" } else { "ends" };
             self.note(&format!("fault {index} {word}: {kind:?}"));
@@ -121,7 +127,51 @@ impl World {
                 self.vms[vm as usize].old = begins;
                 self.crash(Part::Monitor(vm));
             }
+            Kind::Pause(whom) if begins => {
+                let lasts = lasts.min(LIVENESS);
+                self.extenders_of(whom).for_each(|twin| self.hold_up(twin, lasts));
+            }
+            Kind::Stop(whom) if begins => {
+                let lasts = lasts.clamp(GRACE, LIVENESS);
+                for twin in self.extenders_of(whom) {
+                    self.stop(twin, lasts);
+                }
+            }
+            Kind::StaleRoute(place) => {
+                let leader = self.leader();
+                let other = (leader + 1) % self.twin_count();
+                self.routes[place] = if begins { other } else { leader };
+            }
             _ => {}
+        }
+    }
+
+    /// Whom a fault concerns is decided when it begins.
+    fn resolved(&self, kind: Kind) -> Kind {
+        let leader = self.leader();
+        let resolved = |whom| match whom {
+            Whom::Leader => Whom::Only(leader),
+            Whom::Standby => Whom::Only((leader + 1) % self.twin_count()),
+            whom => whom,
+        };
+        match kind {
+            Kind::ExtenderCut(whom) => Kind::ExtenderCut(resolved(whom)),
+            Kind::Pause(whom) => Kind::Pause(resolved(whom)),
+            Kind::Stop(whom) => Kind::Stop(resolved(whom)),
+            kind => kind,
+        }
+    }
+
+    fn extenders_of(&self, whom: Whom) -> impl Iterator<Item = Twin> + use<> {
+        (0..self.twin_count()).filter(move |twin| whom.is(*twin))
+    }
+
+    /// An extender stops in good order, and starts in another pod.
+    fn stop(&mut self, twin: Twin, lasts: Duration) {
+        let extender = &self.extenders[twin as usize];
+        if extender.up && !extender.stopping {
+            self.extender_stops(twin);
+            self.queue.push(self.now + lasts, Happening::Restart(Part::Extender(twin)));
         }
     }
 
@@ -161,10 +211,10 @@ impl World {
                 self.operator_dies();
                 Duration::from_secs(2)
             }
-            Part::Extender if self.extender.up => {
-                self.extender_dies();
-                // The lease of the one before has to run out.
-                Duration::from_secs(6)
+            Part::Extender(twin) if self.extenders[twin as usize].up => {
+                self.extender_dies(twin);
+                // In the same pod, which still has the lease.
+                Duration::from_millis(500)
             }
             Part::Monitor(vm) if self.vms[vm as usize].guest.monitor => {
                 self.vms[vm as usize].guest.monitor = false;
@@ -201,7 +251,16 @@ impl World {
                 }
             }
             Part::Operator => self.operator_starts(),
-            Part::Extender => self.extender_starts(),
+            Part::Extender(twin) => {
+                let extender = &self.extenders[twin as usize];
+                if extender.up && !extender.stopping {
+                    return;
+                }
+                if extender.up {
+                    self.extender_dies(twin);
+                }
+                self.when_reached(part, |world| world.extender_starts(twin));
+            }
             Part::Monitor(vm) => {
                 let now = self.now;
                 let guest = &mut self.vms[vm as usize].guest;
@@ -211,16 +270,20 @@ impl World {
             }
             Part::Runner(_) => {}
             Part::Node(node) => self.when_reached(part, |world| world.node_starts(node)),
-            Part::AgentWatch(_) | Part::OperatorWatch | Part::ExtenderWatch => {
+            Part::AgentWatch(_) | Part::OperatorWatch | Part::ExtenderWatch(_) => {
                 self.watch_again(part);
             }
         }
     }
 
-    /// What starts on a node needs the API server, and tries again until it reaches it.
+    /// What starts needs the API server, and tries again until it reaches it.
     fn when_reached(&mut self, part: Part, start: impl FnOnce(&mut Self)) {
-        let (Part::Agent(node) | Part::Node(node)) = part else { return };
-        if self.faults.cut(Link::Watch(Watcher::Agent(node))) {
+        let watcher = match part {
+            Part::Agent(node) | Part::Node(node) => Watcher::Agent(node),
+            Part::Extender(twin) => Watcher::Extender(twin),
+            _ => return,
+        };
+        if self.faults.cut(Link::Watch(watcher)) {
             self.queue.push(self.now + Duration::from_secs(1), Happening::Restart(part));
         } else {
             start(self);
@@ -231,16 +294,18 @@ impl World {
         let watcher = match part {
             Part::AgentWatch(node) => Watcher::Agent(node),
             Part::OperatorWatch => Watcher::Operator,
-            _ => Watcher::Extender,
+            Part::ExtenderWatch(twin) => Watcher::Extender(twin),
+            _ => return,
         };
         if self.faults.cut(Link::Watch(watcher)) {
             self.queue.push(self.now + Duration::from_secs(1), Happening::Restart(part));
             return;
         }
+        self.watches.entry(watcher).or_default().broken = false;
         let up = match watcher {
             Watcher::Agent(node) => self.nodes[node as usize].agent_up,
             Watcher::Operator => self.operator.up,
-            Watcher::Extender => self.extender.up,
+            Watcher::Extender(twin) => self.extenders[twin as usize].up,
         };
         let forgets =
             part == Part::OperatorWatch && self.bug == Some(super::Bug::OperatorForgetsRelist);
@@ -301,7 +366,7 @@ impl World {
         let others: Vec<u32> = self.nodes[node as usize]
             .pods
             .iter()
-            .chain(&self.extender.waiting)
+            .chain(&self.waiting)
             .copied()
             .filter(|pod| self.pods[*pod as usize].owner == Owner::Nobody)
             .collect();

@@ -28,7 +28,12 @@ pub enum Way {
     OperatorApi,
     /// Extender and API server.
     ExtenderApi,
+    /// Extender and API server, about the Lease.
+    Lease,
 }
+
+/// What is said to extenders and by them.
+const TWIN_WAYS: [Way; 4] = [Way::Lease, Way::ExtenderApi, Way::Permit, Way::Watch];
 
 const WAYS: [Way; 7] = [
     Way::Vsock,
@@ -46,8 +51,14 @@ impl Link {
         match self {
             Self::Permit(it) | Self::AgentApi(it) | Self::Runner(it) => it == node,
             Self::Watch(watcher) => watcher == Watcher::Agent(node),
-            Self::Vsock(_) | Self::OperatorApi | Self::ExtenderApi => false,
+            Self::Vsock(_) | Self::OperatorApi | Self::ExtenderApi(_) | Self::Lease(_) => false,
         }
+    }
+
+    /// It leads from this extender to the API server, or back.
+    fn is_of(self, twin: u32) -> bool {
+        [Self::ExtenderApi(twin), Self::Lease(twin), Self::Watch(Watcher::Extender(twin))]
+            .contains(&self)
     }
 
     /// Its kind.
@@ -60,8 +71,28 @@ impl Link {
             Self::Watch(_) => Way::Watch,
             Self::Runner(_) => Way::Runner,
             Self::OperatorApi => Way::OperatorApi,
-            Self::ExtenderApi => Way::ExtenderApi,
+            Self::ExtenderApi(_) => Way::ExtenderApi,
+            Self::Lease(_) => Way::Lease,
         }
+    }
+}
+
+/// Which of the extenders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Whom {
+    /// The one that leads when the fault begins.
+    Leader,
+    /// The other one.
+    Standby,
+    /// Both.
+    Both,
+    /// This one.
+    Only(u32),
+}
+
+impl Whom {
+    pub(crate) fn is(self, twin: u32) -> bool {
+        self == Self::Both || self == Self::Only(twin)
     }
 }
 
@@ -108,6 +139,15 @@ pub enum Kind {
     Clock(u32),
     /// A guest's monitor is replaced by one of the version before: it says less.
     Skew(u32),
+    /// An extender does not reach the API server; whoever asks still reaches it.
+    ExtenderCut(Whom),
+    /// An extender's process is held up and goes on later, as if nothing had been; also between the last look at its lease and a
+    /// message that follows.
+    Pause(Whom),
+    /// An extender is asked to stop, and starts again in another pod.
+    Stop(Whom),
+    /// From this node on, or from kube-scheduler as the last one, the extender that does not lead is reached.
+    StaleRoute(usize),
 }
 
 /// A fault of the plan.
@@ -126,6 +166,7 @@ pub struct Fault {
 pub(crate) struct Extent {
     pub(crate) nodes: u32,
     pub(crate) vms: u32,
+    pub(crate) twins: u32,
     /// Faults begin before this.
     pub(crate) until: Duration,
     /// All faults are of this family.
@@ -156,6 +197,10 @@ pub enum Family {
     NodeCut,
     Clock,
     Skew,
+    ExtenderCut,
+    Pause,
+    Stop,
+    StaleRoute,
 }
 
 impl Kind {
@@ -183,15 +228,41 @@ impl Kind {
             Self::NodeCut(_) => Family::NodeCut,
             Self::Clock(_) => Family::Clock,
             Self::Skew(_) => Family::Skew,
+            Self::ExtenderCut(_) => Family::ExtenderCut,
+            Self::Pause(_) => Family::Pause,
+            Self::Stop(_) => Family::Stop,
+            Self::StaleRoute(_) => Family::StaleRoute,
         }
     }
 
-    fn draw(random: &mut Random, extent: Extent) -> Self {
-        loop {
-            let kind = Self::draw_any(random, extent);
-            if extent.family.is_none_or(|family| family == kind.family()) {
-                return kind;
-            }
+    /// Bad weather on what the extenders say and hear.
+    fn draw_weather(random: &mut Random) -> Self {
+        let way = TWIN_WAYS[random.random_range(0..TWIN_WAYS.len())];
+        match random.random_range(0..5) {
+            0 => Self::Drop(way),
+            1 => Self::Delay(way),
+            2 => Self::Duplicate(way),
+            _ => Self::Reorder(way),
+        }
+    }
+
+    /// What happens to the extenders themselves.
+    fn draw_of_twins(random: &mut Random, extent: Extent) -> Self {
+        let twin = random.random_range(0..extent.twins);
+        let way = TWIN_WAYS[random.random_range(0..TWIN_WAYS.len())];
+        let place = random.random_range(0..=extent.nodes) as usize;
+        let whom = match random.random_range(0..6) {
+            0 => Whom::Standby,
+            1 => Whom::Both,
+            _ => Whom::Leader,
+        };
+        match random.random_range(0..10) {
+            0 | 1 => Self::ExtenderCut(whom),
+            2 | 3 => Self::Pause(whom),
+            4 | 5 => Self::Stop(whom),
+            6 => Self::StaleRoute(place),
+            7 => Self::Crash(Part::Extender(twin)),
+            _ => Self::CrashAt(Part::Extender(twin), way),
         }
     }
 
@@ -201,12 +272,13 @@ impl Kind {
         let way = WAYS[random.random_range(0..WAYS.len())];
         let watcher = match random.random_range(0..3) {
             0 => Watcher::Operator,
-            1 => Watcher::Extender,
+            1 => Watcher::Extender(vm % extent.twins),
             _ => Watcher::Agent(node),
         };
+        let twin = vm % extent.twins;
         let part = match random.random_range(0..5) {
             0 => Part::Operator,
-            1 => Part::Extender,
+            1 => Part::Extender(twin),
             2 => Part::Monitor(vm),
             3 => Part::Runner(vm),
             _ => Part::Agent(node),
@@ -217,7 +289,7 @@ impl Kind {
             2 => Link::AgentApi(node),
             3 => Link::Runner(node),
             4 => Link::OperatorApi,
-            _ => Link::ExtenderApi,
+            _ => Link::ExtenderApi(twin),
         };
         match random.random_range(0..24) {
             0 | 1 => Self::Drop(way),
@@ -244,24 +316,59 @@ impl Kind {
     }
 }
 
-/// The plan of a seed: five to fourteen faults.
+/// The plan of a seed: five to fourteen faults, and one or two storms around the extenders.
 pub(crate) fn plan(random: &mut Random, extent: Extent) -> Vec<Fault> {
-    let count = random.random_range(5..15);
     let millis = u64::try_from(extent.until.as_millis()).unwrap_or(u64::MAX);
-    let mut plan: Vec<Fault> = (0..count)
-        .map(|_| {
-            let at = Moment::from_millis(random.random_range(20_000..millis));
-            let lasts = match random.random_range(0..3) {
-                0 => random.random_range(200..5_000),
-                1 => random.random_range(5_000..60_000),
-                _ => random.random_range(60_000..300_000),
-            };
-            let lasts = Duration::from_millis(lasts);
-            Fault { at, lasts, kind: Kind::draw(random, extent) }
-        })
-        .collect();
+    let mut plan = Vec::new();
+    for _ in 0..random.random_range(5..15) {
+        let at = random.random_range(20_000..millis);
+        let kind = draw(random, extent, false);
+        plan.push(fault(random, at, kind));
+    }
+    for _ in 0..random.random_range(1..3) {
+        storm(random, extent, millis, &mut plan);
+    }
+    plan.retain(|fault| extent.family.is_none_or(|family| family == fault.kind.family()));
     plan.sort_by_key(|fault| fault.at);
     plan
+}
+
+/// Bad weather, and meanwhile one thing after the other.
+fn storm(random: &mut Random, extent: Extent, millis: u64, plan: &mut Vec<Fault>) {
+    let mut at = random.random_range(20_000..millis);
+    if random.random_bool(0.7) {
+        let kind = Kind::draw_weather(random);
+        plan.push(fault(random, at, kind));
+    }
+    for _ in 0..random.random_range(1..4) {
+        at += random.random_range(0..10_000);
+        let kind = draw(random, extent, true);
+        plan.push(fault(random, at, kind));
+    }
+}
+
+fn fault(random: &mut Random, at: u64, kind: Kind) -> Fault {
+    let lasts = match random.random_range(0..3) {
+        0 => random.random_range(200..5_000),
+        1 => random.random_range(5_000..60_000),
+        _ => random.random_range(60_000..300_000),
+    };
+    Fault { at: Moment::from_millis(at), lasts: Duration::from_millis(lasts), kind }
+}
+
+/// One of the family that is asked for: where there is none among these, from the others.
+fn draw(random: &mut Random, extent: Extent, mut of_twins: bool) -> Kind {
+    loop {
+        let kind = if of_twins {
+            Kind::draw_of_twins(random, extent)
+        } else {
+            Kind::draw_any(random, extent)
+        };
+        if extent.family.is_none_or(|family| family == kind.family()) {
+            return kind;
+        }
+        of_twins = !of_twins;
+    }
 }
 
 /// What becomes of a message.
@@ -295,12 +402,13 @@ impl Faults {
 
     /// Nothing gets through.
     pub(crate) fn cut(&self, link: Link) -> bool {
-        let api =
-            matches!(link.way(), Way::AgentApi | Way::OperatorApi | Way::ExtenderApi | Way::Watch);
+        let api = !matches!(link.way(), Way::Vsock | Way::Permit | Way::Runner);
         self.active.iter().any(|(_, kind)| match kind {
             Kind::Cut(cut) => *cut == link,
             Kind::NodeCut(node) => link.crosses(*node),
             Kind::ApiDown => api,
+            Kind::ExtenderCut(Whom::Both) => [0, 1].into_iter().any(|twin| link.is_of(twin)),
+            Kind::ExtenderCut(Whom::Only(twin)) => link.is_of(*twin),
             _ => false,
         })
     }
@@ -365,7 +473,7 @@ mod tests {
     #[test]
     fn the_same_seed_has_the_same_plan_and_all_kinds_come() {
         let until = Duration::from_secs(3000);
-        let extent = Extent { nodes: 3, vms: 20, until, family: None };
+        let extent = Extent { nodes: 3, vms: 20, twins: 2, until, family: None };
         let plan_of = |seed| plan(&mut random(seed, 1), extent);
         assert_eq!(plan_of(7), plan_of(7));
         let mut kinds = std::collections::BTreeSet::new();

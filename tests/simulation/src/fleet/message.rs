@@ -5,7 +5,8 @@ use guest_units::{Moment, Size};
 use host_scaling::{Event, Sample};
 use scheduler_ledger::{Amount, ResizeResult, Seal};
 
-use super::object::{NodeId, Pod, PodId, VmId, VmObject};
+use super::lease::Lease;
+use super::object::{NodeId, Pod, PodId, Twin, VmId, VmObject};
 
 /// Who watches the API server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -14,8 +15,8 @@ pub enum Watcher {
     Agent(u32),
     /// The operator.
     Operator,
-    /// The extender.
-    Extender,
+    /// One of the extenders.
+    Extender(u32),
 }
 
 /// A way that messages go.
@@ -23,7 +24,7 @@ pub enum Watcher {
 pub enum Link {
     /// Between guest and agent of one node.
     Vsock(u32),
-    /// Between agent and extender.
+    /// Between the agent of a node and an extender.
     Permit(u32),
     /// Between an agent and the API server.
     AgentApi(u32),
@@ -33,8 +34,10 @@ pub enum Link {
     Runner(u32),
     /// Between operator and API server.
     OperatorApi,
-    /// Between extender and API server.
-    ExtenderApi,
+    /// Between an extender and the API server.
+    ExtenderApi(u32),
+    /// The same, for its Lease.
+    Lease(u32),
 }
 
 /// What the runner of a VM shows.
@@ -88,6 +91,8 @@ pub(crate) enum Message {
         want: Size,
         least: Size,
         echo: bool,
+        /// Whom it reaches.
+        twin: Twin,
     },
     PermitAnswer {
         vm: VmId,
@@ -261,6 +266,36 @@ pub(crate) enum Message {
         life: u32,
         done: bool,
     },
+
+    /// The Lease is read. Who asks waits until `until`, whatever it asks in this turn.
+    LeaseRead {
+        life: u32,
+        turn: u64,
+        until: Moment,
+    },
+    LeaseShown {
+        life: u32,
+        turn: u64,
+        until: Moment,
+        lease: Lease,
+    },
+    /// It is written over the version that was read, or not at all.
+    LeaseWrite {
+        life: u32,
+        turn: u64,
+        until: Moment,
+        lease: Lease,
+    },
+    LeaseWritten {
+        life: u32,
+        turn: u64,
+        until: Moment,
+        epoch: Option<u64>,
+    },
+    LeaseFailed {
+        life: u32,
+        turn: u64,
+    },
 }
 
 /// What is to happen.
@@ -281,8 +316,14 @@ pub(crate) enum Happening {
     Poll(VmId, PodId),
     /// The connection between agent and guest breaks.
     Break(VmId),
-    /// The ledger wants to be asked.
-    Ledger,
+    /// The ledger of an extender wants to be asked.
+    Ledger(Twin),
+    /// An extender looks at the Lease, unless it has done so since.
+    Lease(Twin, u64),
+    /// Whoever asks from there reaches this extender from now on.
+    Route(usize, Twin),
+    /// A process that is to stop waits no longer for its calls.
+    Farewell(Twin, u32),
     /// The hypervisor gets on with an order.
     Lane(VmId, PodId, super::runner::Kind, u64),
     /// Kubelet looks at a pod.
@@ -308,8 +349,8 @@ pub enum Part {
     Agent(u32),
     /// The operator.
     Operator,
-    /// The extender.
-    Extender,
+    /// One of the extenders.
+    Extender(u32),
     /// The monitor in a guest.
     Monitor(u32),
     /// The runner of a VM, and QEMU with it.
@@ -320,6 +361,6 @@ pub enum Part {
     AgentWatch(u32),
     /// Not the operator, but its watch.
     OperatorWatch,
-    /// Not the extender, but its watch.
-    ExtenderWatch,
+    /// Not an extender, but its watch.
+    ExtenderWatch(u32),
 }

@@ -16,6 +16,8 @@ pub(crate) type VmId = u32;
 pub(crate) type PodId = u32;
 /// Number of a node.
 pub(crate) type NodeId = u32;
+/// Number of an extender.
+pub(crate) type Twin = u32;
 
 pub(crate) fn vm_name(vm: VmId) -> String {
     format!("v{vm}")
@@ -218,11 +220,21 @@ pub(crate) struct Node {
     pub(crate) agent_up: bool,
     /// How far its wall clock is off, in milliseconds.
     pub(crate) clock_ms: i64,
+    /// The newest epoch that its agent's process has had an answer of.
+    pub(crate) newest_epoch: u64,
 }
 
 impl Node {
     pub(crate) fn new(allocatable: Amount) -> Self {
-        Self { allocatable, pods: Vec::new(), up: true, agent_life: 1, agent_up: true, clock_ms: 0 }
+        Self {
+            allocatable,
+            pods: Vec::new(),
+            up: true,
+            agent_life: 1,
+            agent_up: true,
+            clock_ms: 0,
+            newest_epoch: 0,
+        }
     }
 
     pub(crate) fn facts(&self, node: NodeId) -> NodeFacts {

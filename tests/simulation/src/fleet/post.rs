@@ -8,6 +8,7 @@ use scheduler_ledger::ResizeResult;
 
 use super::bug::Bug;
 use super::fault::{Fate, Way};
+use super::lease::MARGIN;
 use super::message::{Happening, Link, Message, Watcher};
 use super::object::Owner;
 use super::world::World;
@@ -18,9 +19,10 @@ const SPREAD: f64 = 0.45;
 const WORST: f64 = 12.0;
 
 /// Deadlines of requests, as the shells have them.
-const PERMIT_LIMIT: Duration = Duration::from_secs(2);
+pub(super) const PERMIT_LIMIT: Duration = Duration::from_secs(2);
 const API_LIMIT: Duration = Duration::from_secs(5);
 const ORDER_LIMIT: Duration = Duration::from_secs(13);
+const FENCED_LIMIT: Duration = MARGIN;
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 const GUEST_LIMIT: Duration = Duration::from_secs(2);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
@@ -30,7 +32,7 @@ fn median(link: Link) -> Duration {
     Duration::from_micros(match link.way() {
         Way::Vsock => 150,
         Way::Permit => 1500,
-        Way::AgentApi | Way::OperatorApi | Way::ExtenderApi => 6000,
+        Way::AgentApi | Way::OperatorApi | Way::ExtenderApi | Way::Lease => 6000,
         Way::Watch => 5000,
         Way::Runner => 2000,
     })
@@ -49,7 +51,12 @@ impl World {
 
     /// Sends a message.
     pub(crate) fn send(&mut self, link: Link, message: Message) {
-        let mut takes = self.hop(link);
+        self.send_after(Duration::ZERO, link, message);
+    }
+
+    /// Sends a message whose sender is held up so long before it gets to that.
+    pub(crate) fn send_after(&mut self, late: Duration, link: Link, message: Message) {
+        let mut takes = late + self.hop(link);
         match self.faults.fate(link) {
             Fate::Arrives => {}
             Fate::Late(by) => takes += by,
@@ -73,7 +80,9 @@ impl World {
                 *last = at;
             }
         }
-        if let Some((limit, failure)) = failure(&message).filter(|(limit, _)| takes > *limit) {
+        if let Some((limit, failure)) =
+            failure(&message, self.now).filter(|(limit, _)| takes > *limit)
+        {
             self.fail(link, limit, failure);
         }
         self.queue.push(at, Happening::Deliver(link, Box::new(message)));
@@ -93,7 +102,7 @@ impl World {
             }
             (Link::Watch(watcher), _) => self.watch_breaks(watcher),
             _ => {
-                if let Some((limit, failure)) = failure(&message) {
+                if let Some((limit, failure)) = failure(&message, self.now) {
                     self.fail(link, limit, failure);
                 }
                 // What nobody waits for any more may still arrive.
@@ -107,6 +116,9 @@ impl World {
 
     /// Something to see for who watches, in the order in which it came about.
     pub(crate) fn show(&mut self, watcher: Watcher, message: Message) {
+        if self.watches.get(&watcher).is_some_and(|watch| watch.broken) {
+            return;
+        }
         let link = Link::Watch(watcher);
         let takes = self.hop(link);
         let late = match self.faults.fate(link) {
@@ -127,11 +139,14 @@ impl World {
     /// What is under way does not arrive; a new list comes after a moment.
     pub(crate) fn watch_breaks(&mut self, watcher: Watcher) {
         let watch = self.watches.entry(watcher).or_default();
+        if std::mem::replace(&mut watch.broken, true) {
+            return;
+        }
         watch.life += 1;
         let again = Happening::Restart(match watcher {
             Watcher::Agent(node) => super::message::Part::AgentWatch(node),
             Watcher::Operator => super::message::Part::OperatorWatch,
-            Watcher::Extender => super::message::Part::ExtenderWatch,
+            Watcher::Extender(twin) => super::message::Part::ExtenderWatch(twin),
         });
         self.queue.push(self.now + ASK_AGAIN, again);
     }
@@ -177,7 +192,9 @@ impl World {
             | Message::Resize { .. }
             | Message::Approve { .. }
             | Message::LookUp { .. }
-            | Message::Bind { .. } => {
+            | Message::Bind { .. }
+            | Message::LeaseRead { .. }
+            | Message::LeaseWrite { .. } => {
                 if self.faults.cut(link) {
                     self.lost(link, message, false);
                 } else {
@@ -190,7 +207,7 @@ impl World {
                         Watcher::Agent(node) => self.agent_sees(node, vm, &object),
                         Watcher::Operator if self.operator.up => self.operator_sees(vm, &object),
                         Watcher::Operator => {}
-                        Watcher::Extender => self.extender_sees(vm, &object),
+                        Watcher::Extender(twin) => self.extender_sees(twin, vm, &object),
                     }
                 }
             }
@@ -198,7 +215,7 @@ impl World {
                 if life == self.watch_life(watcher) && !self.drops(since) {
                     match watcher {
                         Watcher::Operator => self.operator_sees_pod(pod, &object),
-                        Watcher::Extender => self.extender_sees_pod(pod, &object),
+                        Watcher::Extender(twin) => self.extender_sees_pod(twin, pod, &object),
                         Watcher::Agent(_) => {}
                     }
                 }
@@ -219,7 +236,18 @@ impl World {
             Message::Resized { .. }
             | Message::Approved { .. }
             | Message::LookedUp { .. }
-            | Message::Bound { .. } => self.extender_hears(message),
+            | Message::Bound { .. } => {
+                if let Link::ExtenderApi(twin) = link {
+                    self.extender_hears(twin, message);
+                }
+            }
+            Message::LeaseShown { .. }
+            | Message::LeaseWritten { .. }
+            | Message::LeaseFailed { .. } => {
+                if let Link::Lease(twin) = link {
+                    self.lease_heard(twin, &message);
+                }
+            }
         }
     }
 
@@ -269,6 +297,11 @@ impl World {
             | Message::LookedUp { pod, .. }
             | Message::Bind { pod, .. }
             | Message::Bound { pod, .. } => of_pod(pod),
+            Message::LeaseRead { .. }
+            | Message::LeaseShown { .. }
+            | Message::LeaseWrite { .. }
+            | Message::LeaseWritten { .. }
+            | Message::LeaseFailed { .. } => None,
         }
     }
 
@@ -296,15 +329,18 @@ fn stream(message: &Message) -> Option<(u32, usize)> {
 /// The same message once more, sent by a client that repeats what it has got no answer to. Nobody waits for that answer.
 fn echo(message: &Message) -> Option<Message> {
     match message {
-        Message::Permit { vm, life, pod, generation, want, least, .. } => Some(Message::Permit {
-            vm: *vm,
-            life: *life,
-            pod: *pod,
-            generation: *generation,
-            want: *want,
-            least: *least,
-            echo: true,
-        }),
+        Message::Permit { vm, life, pod, generation, want, least, twin, .. } => {
+            Some(Message::Permit {
+                vm: *vm,
+                life: *life,
+                pod: *pod,
+                generation: *generation,
+                want: *want,
+                least: *least,
+                echo: true,
+                twin: *twin,
+            })
+        }
         Message::Order { .. }
         | Message::Patch { .. }
         | Message::Resize { .. }
@@ -319,7 +355,9 @@ fn echo(message: &Message) -> Option<Message> {
 /// The same message, if it is one that may still be carried out when nobody waits for it any more.
 fn late(message: Message) -> Option<Message> {
     match message {
-        Message::Resize { .. } | Message::Order { .. } => Some(message),
+        Message::Resize { .. } | Message::Order { .. } | Message::LeaseWrite { .. } => {
+            Some(message)
+        }
         // Answers to it have no number of their own: this one's is for nobody.
         Message::WriteStatus { vm, over, status, .. } => {
             Some(Message::WriteStatus { vm, epoch: 0, over, status })
@@ -329,7 +367,7 @@ fn late(message: Message) -> Option<Message> {
 }
 
 /// What the one who waits hears after how long, if the message does not arrive.
-fn failure(message: &Message) -> Option<(Duration, Message)> {
+fn failure(message: &Message, now: Moment) -> Option<(Duration, Message)> {
     Some(match *message {
         Message::Permit { vm, life, generation, echo: false, .. }
         | Message::PermitAnswer { vm, life, generation, .. }
@@ -359,20 +397,26 @@ fn failure(message: &Message) -> Option<(Duration, Message)> {
             (API_LIMIT, Message::StatusWritten { vm, epoch, version: None, status: None })
         }
         Message::Resize { pod, life, number, .. } | Message::Resized { pod, life, number, .. } => {
-            (API_LIMIT, Message::Resized { pod, life, number, result: ResizeResult::Unknown })
+            (FENCED_LIMIT, Message::Resized { pod, life, number, result: ResizeResult::Unknown })
         }
         Message::Approve { vm, life, seal } => {
             let generation = seal.generation;
-            (API_LIMIT, Message::Approved { vm, life, generation, written: false })
+            (FENCED_LIMIT, Message::Approved { vm, life, generation, written: false })
         }
         Message::Approved { vm, life, generation, .. } => {
-            (API_LIMIT, Message::Approved { vm, life, generation, written: false })
+            (FENCED_LIMIT, Message::Approved { vm, life, generation, written: false })
         }
         Message::LookUp { pod, life } | Message::LookedUp { pod, life, .. } => {
             (ASK_AGAIN, Message::LookUp { pod, life })
         }
         Message::Bind { pod, life, .. } | Message::Bound { pod, life, .. } => {
-            (API_LIMIT, Message::Bound { pod, life, done: false })
+            (FENCED_LIMIT, Message::Bound { pod, life, done: false })
+        }
+        Message::LeaseRead { life, turn, until }
+        | Message::LeaseShown { life, turn, until, .. }
+        | Message::LeaseWrite { life, turn, until, .. }
+        | Message::LeaseWritten { life, turn, until, .. } => {
+            (until.since(now), Message::LeaseFailed { life, turn })
         }
         _ => return None,
     })

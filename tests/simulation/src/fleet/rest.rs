@@ -41,10 +41,14 @@ impl World {
     /// Long after the last fault: all is as it should be, or says why not.
     pub(crate) fn judge_rest(&mut self) {
         self.judge_open();
-        if self.extender.up
-            && let Err(text) = self.extender.ledger.audit(self.now)
-        {
+        let answering = self.extenders.iter().filter(|extender| extender.answers(self.now));
+        let wrong = answering.into_iter().find_map(|it| it.ledger.audit(self.now).err());
+        if let Some(text) = wrong {
             self.broken(1, 0, format!("the scheduler's books: {text}"));
+            return;
+        }
+        if !self.is_led() {
+            self.broken(9, 0, "no extender leads".to_owned());
             return;
         }
         for vm in 0..self.vm_count() {
@@ -58,7 +62,7 @@ impl World {
     fn unrest(&self, vm: VmId) -> Option<String> {
         let machine = &self.vms[vm as usize];
         let Some(runner) = &machine.runner else {
-            let waits = machine.object.pod.is_some_and(|pod| self.extender.waiting.contains(&pod));
+            let waits = machine.object.pod.is_some_and(|pod| self.waiting.contains(&pod));
             return (!waits).then(|| "it does not run, and waits for no node".to_owned());
         };
         let Some(agent) = &machine.agent else {

@@ -244,6 +244,13 @@ impl World {
         }
     }
 
+    /// An agent takes an answer, although its process has had one of a later epoch.
+    pub(crate) fn judge_epoch(&mut self, vm: VmId, epoch: u64, newest: u64) {
+        if epoch < newest {
+            self.broken(5, vm, format!("an answer of epoch {epoch} is taken after {newest}"));
+        }
+    }
+
     /// The agent relies on no approval that counts no more.
     pub(crate) fn judge_permit(&mut self, vm: VmId) {
         if !self.checks {
@@ -340,7 +347,8 @@ impl World {
         if let Some(node) = node
             && self.pods[pod as usize].fits_since.is_some_and(|since| since + PLACED_WITHIN <= now)
         {
-            let books = self.extender.ledger.dump().nodes.remove(&node_name(node));
+            let leader = &self.extenders[self.leader() as usize];
+            let books = leader.ledger.dump().nodes.remove(&node_name(node));
             let text =
                 format!("p{pod} waits for {spec} that only leases take on n{node}: {books:?}");
             self.broken(9, self.holds_most(node), text);

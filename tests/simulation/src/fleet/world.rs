@@ -13,8 +13,11 @@ use super::bug::Bug;
 use super::extender::Extender;
 use super::fault::{Fault, Faults};
 use super::guest::{Doze, Guest, Loads, Manner};
+use super::lease::Lease;
 use super::message::{Happening, Link, Message, Watcher};
-use super::object::{Node, NodeId, Owner, Pod, PodId, VmId, VmObject, cost, node_name, pod_name};
+use super::object::{
+    Node, NodeId, Owner, Pod, PodId, Twin, VmId, VmObject, cost, node_name, pod_name,
+};
 use super::operator::{Life, Operator};
 use super::queue::Queue;
 use super::rules::{Violation, Watched};
@@ -61,6 +64,8 @@ pub struct Settings {
     pub record: Option<Plan>,
     /// The rules are checked after every event.
     pub checks: bool,
+    /// A second extender stands by, and takes over when the first does not renew its lease.
+    pub standby: bool,
     /// The messages about this VM are kept as lines of text, and its sizes.
     pub trace: Option<u32>,
 }
@@ -125,6 +130,8 @@ pub(crate) struct Watch {
     pub(crate) life: u32,
     pub(crate) last: Moment,
     pub(crate) stalled: Moment,
+    /// It shows nothing until there is a new list.
+    pub(crate) broken: bool,
 }
 
 /// Everything there is.
@@ -136,7 +143,15 @@ pub struct World {
     pub(crate) nodes: Vec<Node>,
     pub(crate) pods: Vec<Pod>,
     pub(crate) vms: Vec<Machine>,
-    pub(crate) extender: Extender,
+    /// One, or the leader and its standby.
+    pub(crate) extenders: Vec<Extender>,
+    /// Counts their processes.
+    pub(crate) lives: u32,
+    pub(crate) lease: Lease,
+    /// Whom the agents of the nodes reach, and kube-scheduler at last.
+    pub(crate) routes: Vec<Twin>,
+    /// Pods that wait for a node.
+    pub(crate) waiting: Vec<PodId>,
     pub(crate) operator: Operator,
     pub(crate) watches: BTreeMap<Watcher, Watch>,
     pub(crate) version: u64,
@@ -158,6 +173,7 @@ impl World {
     #[must_use]
     pub fn new(settings: Settings, nodes: &[Amount]) -> Self {
         let seed = settings.seed;
+        let twins = if settings.standby { 2 } else { 1 };
         Self {
             recorder: settings.record.map(Recorder::new),
             checks: settings.checks,
@@ -166,7 +182,11 @@ impl World {
             nodes: nodes.iter().map(|room| Node::new(*room)).collect(),
             pods: Vec::new(),
             vms: Vec::new(),
-            extender: Extender::new(),
+            extenders: (0..twins).map(|twin| Extender::new(twin, twins == 1)).collect(),
+            lives: twins,
+            lease: Lease::new(),
+            routes: vec![0; nodes.len() + 1],
+            waiting: Vec::new(),
             operator: Operator { up: true, epoch: 1 },
             watches: BTreeMap::new(),
             version: 0,
@@ -244,7 +264,10 @@ impl World {
 
     /// All parts start: they list what there is.
     pub fn begin(&mut self) {
-        self.extender_lists();
+        for twin in 0..self.twin_count() {
+            self.extender_lists(twin);
+            self.candidate_begins(twin);
+        }
         self.relist(Watcher::Operator);
         for node in 0..self.node_count() {
             self.relist(Watcher::Agent(node));
@@ -277,6 +300,10 @@ impl World {
     }
 
     fn happen(&mut self, what: Happening) {
+        if let Some(until) = self.held_up(&what) {
+            self.put_off(until, what);
+            return;
+        }
         match what {
             Happening::Deliver(link, message) => self.deliver(link, *message),
             Happening::Guest(vm, look) => self.look(vm, look),
@@ -286,7 +313,10 @@ impl World {
             Happening::Break(vm) => self.disconnect(vm),
             Happening::Life(vm) => self.life_wakes(vm),
             Happening::Poll(vm, pod) => self.poll_again(vm, pod),
-            Happening::Ledger => self.ledger_wakes(),
+            Happening::Ledger(twin) => self.ledger_wakes(twin),
+            Happening::Lease(twin, turn) => self.lease_is_due(twin, turn),
+            Happening::Route(place, twin) => self.routed(place, twin),
+            Happening::Farewell(twin, life) => self.extender_leaves(twin, life),
             Happening::Lane(vm, pod, kind, step) => self.lane_moves(vm, pod, kind, step),
             Happening::Kubelet(pod) => self.kubelet(pod),
             Happening::Schedule => self.schedule(),
@@ -379,7 +409,7 @@ impl World {
         let overview = agent.scaler.overview(self.now)?;
         let plugged = runner.size();
         // Until it obeys an approval of this ledger, its agent repeats itself.
-        let rests = machine.object.obeyed.is_some_and(|at| at.0 == self.extender.epoch)
+        let rests = machine.object.obeyed.is_some_and(|at| at.0 == self.lease.changes)
             && overview.desired == plugged
             && overview.permit == Some(plugged)
             && machine.object.spec == plugged
@@ -465,6 +495,10 @@ impl World {
 
     pub(crate) fn node_count(&self) -> NodeId {
         u32::try_from(self.nodes.len()).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn twin_count(&self) -> Twin {
+        u32::try_from(self.extenders.len()).unwrap_or(u32::MAX)
     }
 
     pub(crate) fn node_of(&self, pod: PodId) -> NodeId {
