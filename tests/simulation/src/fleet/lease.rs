@@ -240,8 +240,10 @@ impl World {
         let early = self.bug == Some(Bug::ExtenderTakesLeaseEarly);
         let still = if early { TOO_EARLY } else { DURATION };
         let candidate = &mut self.extenders[twin as usize].candidate;
-        if seen.holder.is_none_or(|holder| holder.pod == candidate.pod) {
-            return true;
+        match seen.holder {
+            None => return self.bug != Some(Bug::ExtenderIgnoresRelease),
+            Some(holder) if holder.pod == candidate.pod => return true,
+            Some(_) => {}
         }
         match candidate.other {
             Some((version, since)) if version == seen.version => now.since(since) > still,
