@@ -37,37 +37,39 @@ const KINDS: [(Family, Bug, u64); 24] = [
     (Family::Skew, Bug::AgentShutsOutOldGuests, 0),
     (Family::ExtenderCut, Bug::ExtenderOutstaysLease, 0),
     (Family::Pause, Bug::ExtenderOutstaysLease, 0),
-    (Family::Stop, Bug::ExtenderKeepsEpoch, 0),
+    (Family::Stop, Bug::ExtenderIgnoresRelease, 0),
     (Family::StaleRoute, Bug::StandbyGrants, 0),
 ];
 
-/// Bugs by the rule that they break first.
-const RULES: [(u8, Bug); 25] = [
-    (1, Bug::ExtenderBelievesOrders),
-    (1, Bug::ExtenderShrinksEarly),
-    (2, Bug::RunnerIgnoresVeto),
-    (2, Bug::RunnerActsLongAfterConsent),
-    (2, Bug::AgentForgetsVeto),
-    (1, Bug::ApiTakesLateWrites),
-    (1, Bug::ExtenderTakesLeaseEarly),
-    (3, Bug::ExtenderRepeatsNumbers),
-    (3, Bug::ExtenderOutstaysLease),
-    (3, Bug::StandbyGrants),
-    (4, Bug::AgentIgnoresMinimum),
-    (5, Bug::RunnerTakesOldOrders),
-    (5, Bug::OperatorIgnoresGate),
-    (5, Bug::OperatorRepeatsNumbers),
-    (6, Bug::OperatorForgetsPods),
-    (6, Bug::OperatorAllowsTwoPods),
-    (7, Bug::ExtenderDropsRequests),
-    (8, Bug::OperatorKillsUnreachable),
-    (8, Bug::RunnerEndsWhenOrdersAreStale),
-    (9, Bug::OperatorForgetsRunners),
-    (9, Bug::ExtenderKeepsLeases),
-    (9, Bug::ExtenderGrantsNothing),
-    (9, Bug::GuestOverlooksMemory),
-    (10, Bug::AgentIgnoresMaximum),
-    (10, Bug::AgentBelievesGuest),
+/// Bugs by the rule that they break first, with the seed from which on to look, as above.
+const RULES: [(u8, Bug, u64); 27] = [
+    (1, Bug::ExtenderBelievesOrders, 0),
+    (1, Bug::ExtenderShrinksEarly, 0),
+    (1, Bug::ApiTakesLateWrites, 84),
+    (1, Bug::ExtenderTakesLeaseEarly, 31),
+    (2, Bug::RunnerIgnoresVeto, 0),
+    (2, Bug::RunnerActsLongAfterConsent, 43),
+    (2, Bug::AgentForgetsVeto, 0),
+    (3, Bug::ExtenderRepeatsNumbers, 0),
+    (3, Bug::ExtenderKeepsEpoch, 39),
+    (3, Bug::ExtenderOutstaysLease, 0),
+    (3, Bug::StandbyGrants, 0),
+    (4, Bug::AgentIgnoresMinimum, 0),
+    (5, Bug::RunnerTakesOldOrders, 0),
+    (5, Bug::OperatorIgnoresGate, 0),
+    (5, Bug::OperatorRepeatsNumbers, 0),
+    (5, Bug::AgentTakesOldEpochs, 395),
+    (6, Bug::OperatorForgetsPods, 0),
+    (6, Bug::OperatorAllowsTwoPods, 41),
+    (7, Bug::ExtenderDropsRequests, 0),
+    (8, Bug::OperatorKillsUnreachable, 0),
+    (8, Bug::RunnerEndsWhenOrdersAreStale, 0),
+    (9, Bug::OperatorForgetsRunners, 0),
+    (9, Bug::ExtenderKeepsLeases, 0),
+    (9, Bug::ExtenderGrantsNothing, 0),
+    (9, Bug::GuestOverlooksMemory, 0),
+    (10, Bug::AgentIgnoresMaximum, 0),
+    (10, Bug::AgentBelievesGuest, 0),
 ];
 
 #[test]
@@ -82,8 +84,8 @@ fn every_kind_of_fault_can_be_found_out() {
 
 #[test]
 fn every_rule_can_be_broken() {
-    for (rule, bug) in RULES {
-        let seeds = (0..200).find(|seed| {
+    for (rule, bug, first) in RULES {
+        let seeds = (first..first + 200).find(|seed| {
             let run = Run { seed: *seed, bug: Some(bug), ..Run::default() };
             search(&run).violation.is_some_and(|violation| violation.rule == rule)
         });
@@ -106,21 +108,11 @@ fn no_rule_is_broken() {
     }
 }
 
-/// Seeds at which the search itself was wrong: a write that came late was answered to one who had given it up; and a VM whose runner
-/// had just ended was thought to hold what its specification says. What it has found in the brains is tested with each of them.
-#[test]
-fn what_was_no_fault_is_none() {
-    for (seed, only) in [(27, vec![2]), (15_335, vec![5, 6])] {
-        let run = Run { seed, only: Some(only), ..Run::default() };
-        assert_eq!(search(&run).violation, None, "seed {seed}");
-    }
-}
-
 /// No bug is there that nothing has found.
 #[test]
 fn every_bug_is_looked_for() {
     let looked_for: Vec<Bug> =
-        KINDS.map(|(_, bug, _)| bug).into_iter().chain(RULES.map(|(_, bug)| bug)).collect();
+        KINDS.map(|(_, bug, _)| bug).into_iter().chain(RULES.map(|(_, bug, _)| bug)).collect();
     for bug in Bug::value_variants() {
         assert!(looked_for.contains(bug), "{bug:?}");
     }
@@ -130,13 +122,14 @@ fn every_bug_is_looked_for() {
 fn a_seed_is_the_same_each_time_and_its_trace_tells_the_way() {
     let run = Run { seed: 7, ..Run::default() };
     assert_eq!(search(&run).events, search(&run).events);
-    let run = Run { bug: Some(Bug::RunnerIgnoresVeto), seed: 1, ..run };
-    let traced = Run { trace: Some(16), ..run.clone() };
+    let run = Run { bug: Some(Bug::RunnerIgnoresVeto), seed: 5, ..run };
+    let violation = search(&run).violation.expect("the bug is found with this seed");
+    let traced = Run { trace: Some(violation.vm), ..run.clone() };
     let (one, other) = (search(&traced), search(&traced));
+    assert_eq!(one.violation.as_ref(), Some(&violation));
     assert_eq!((&one.violation, &one.trace), (&other.violation, &other.trace));
-    let violation = one.violation.expect("the bug is found with this seed");
     let text = explain(&run, &violation);
-    assert!(text.starts_with("rule 2 is broken: repeat with: simulate faults --seeds 1..2"));
+    assert!(text.starts_with("rule 2 is broken: repeat with: simulate faults --seeds 5..6"));
     assert!(text.contains("--bug runner-ignores-veto"), "{text}");
     assert!(text.lines().count() > 10, "{text}");
 }

@@ -69,6 +69,8 @@ pub enum Bug {
     ExtenderOutstaysLease,
     /// An extender takes the lease of another while that one may still grant.
     ExtenderTakesLeaseEarly,
+    /// An extender takes a lease that was given back for one that is held.
+    ExtenderIgnoresRelease,
     /// An extender that does not hold the lease grants all the same, when it is asked.
     StandbyGrants,
     /// The API server takes writes for what the object was before.

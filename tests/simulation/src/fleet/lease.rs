@@ -15,16 +15,16 @@ use super::object::Twin;
 use super::world::World;
 
 /// A lease that stands still so long is nobody's.
-const DURATION: Duration = Duration::from_millis(4250);
+const DURATION: Duration = Duration::from_millis(3750);
 /// A holder grants so long after the beginning of its last renewal.
-const DEADLINE: Duration = Duration::from_millis(2750);
+const DEADLINE: Duration = Duration::from_millis(2500);
 /// For a turn at the Lease.
-const CALL_LIMIT: Duration = Duration::from_millis(1500);
+const CALL_LIMIT: Duration = Duration::from_millis(1250);
 /// A call that only the holder may make takes no longer.
-pub(crate) const MARGIN: Duration = Duration::from_millis(1500);
-const RENEW_EVERY: Duration = Duration::from_secs(1);
+pub(crate) const MARGIN: Duration = Duration::from_millis(1250);
+const RENEW_EVERY: Duration = Duration::from_millis(500);
 /// Who does not hold it looks at it so often.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Of a deliberate bug: a lease that stands still so long.
 const TOO_EARLY: Duration = Duration::from_millis(1500);
 /// From a change of hands until whoever asks reaches the new holder: an endpoint has to become ready, and each node to hear of it.
@@ -240,8 +240,10 @@ impl World {
         let early = self.bug == Some(Bug::ExtenderTakesLeaseEarly);
         let still = if early { TOO_EARLY } else { DURATION };
         let candidate = &mut self.extenders[twin as usize].candidate;
-        if seen.holder.is_none_or(|holder| holder.pod == candidate.pod) {
-            return true;
+        match seen.holder {
+            None => return self.bug != Some(Bug::ExtenderIgnoresRelease),
+            Some(holder) if holder.pod == candidate.pod => return true,
+            Some(_) => {}
         }
         match candidate.other {
             Some((version, since)) if version == seen.version => now.since(since) > still,
