@@ -20,7 +20,7 @@ use crate::amount::Amount;
 use crate::demands::Demands;
 use crate::facts::PodFacts;
 use crate::ledger::Ledger;
-use crate::slab::{NodeId, PodId};
+use crate::slab::{NodeId, PodId, VmId};
 use crate::timers::Who;
 
 /// A rest is so many times as long as the patience, and twice as long after each further one in vain.
@@ -223,7 +223,7 @@ impl Ledger {
     pub(crate) fn note_call(&mut self, pod: PodId) {
         let leases = self.settings.lease.is_some();
         let facts = self.pod(pod).filter(|_| leases).map(|book| &book.facts);
-        let demands = facts.and_then(PodFacts::calls);
+        let demands = facts.filter(|facts| self.may_come(facts)).and_then(PodFacts::calls);
         let old = self.calls.pods.get(&pod).copied();
         if demands.is_none() && old.is_none() {
             return;
@@ -249,6 +249,17 @@ impl Ledger {
             self.calls.look.insert(id);
         }
         self.touch_tried(id);
+    }
+
+    /// After anything was heard of a VM: whether its pod may come by now.
+    pub(crate) fn note_calls_of(&mut self, vm: VmId) {
+        let pods = self.vms.get(vm).map(|slot| slot.pods.clone()).unwrap_or_default();
+        pods.into_iter().for_each(|pod| self.note_call(pod));
+    }
+
+    /// Room is of no use to a pod that would not be bound.
+    fn may_come(&self, pod: &PodFacts) -> bool {
+        pod.runner().is_none_or(|runner| self.may_begin(pod, runner).is_ok())
     }
 
     /// A pod has come to a node, or waits no more.
@@ -439,8 +450,8 @@ impl Ledger {
     /// For `audit.rs`: whether the calls are those of the pods, and agree with each other.
     pub(crate) fn calls_are_right(&self) -> Result<(), String> {
         let leases = self.settings.lease.is_some();
-        let pods =
-            self.pods.iter().filter(|(.., slot)| leases && slot.book.facts.calls().is_some());
+        let calls = |facts: &PodFacts| facts.calls().is_some() && self.may_come(facts);
+        let pods = self.pods.iter().filter(|(.., slot)| leases && calls(&slot.book.facts));
         let all: BTreeSet<PodId> = pods.map(|(id, ..)| id).collect();
         let kept: BTreeSet<PodId> = self.calls.pods.keys().copied().collect();
         if kept != all {

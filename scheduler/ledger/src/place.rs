@@ -214,7 +214,7 @@ impl Ledger {
     }
 
     /// Whether all that may be used of what was approved for the VM is backed by this pod's requests.
-    fn may_begin(&self, pod: &PodFacts, runner: &RunnerFacts) -> Result<(), String> {
+    pub(crate) fn may_begin(&self, pod: &PodFacts, runner: &RunnerFacts) -> Result<(), String> {
         let book = self.vm_of_facts(pod).ok_or_else(|| "the VM is not known yet".to_owned())?;
         let given = book.newest().is_some() || book.facts.obeyed.is_some();
         let inherited = given && self.epoch.is_none_or(|epoch| book.inherits(epoch));

@@ -59,6 +59,7 @@ impl Ledger {
         }
         for vm in &vms {
             self.plan_vm(*vm, now);
+            self.note_calls_of(*vm);
             self.recount_vm(*vm);
             self.rebook_vm(*vm, now);
         }
