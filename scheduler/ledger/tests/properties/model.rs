@@ -75,6 +75,8 @@ pub(crate) struct Model {
 impl Model {
     /// Takes in what has happened since the last time.
     pub(crate) fn hear(&mut self, world: &mut World) {
+        // What waits came of the event before it.
+        let mut since = world.now;
         for heard in std::mem::take(&mut world.heard) {
             match heard {
                 Heard::Fills(node, taken) => {
@@ -85,10 +87,13 @@ impl Model {
                     assert!(taken.fits_in(watermark), "rule 1: a move fills {node} to {taken}");
                 }
                 Heard::Begins => (self.now, self.seen) = <(Memory, BTreeSet<u64>)>::default(),
-                Heard::Event(event, at) => self.event(event, at),
+                Heard::Event(event, at) => {
+                    since = at;
+                    self.event(event, at);
+                }
                 Heard::Waits(id, action) => {
                     if self.seen.insert(id) {
-                        self.action(action, world.now);
+                        self.action(action, since);
                     }
                 }
             }
