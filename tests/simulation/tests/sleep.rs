@@ -30,6 +30,7 @@ fn run(brain: Brain, archetype: Archetype, seed: u64, sleep: bool, phase: u64) -
         detector: brain == Brain::Reference,
         measure: true,
         checks: false,
+        standby: false,
         trace: Some(0),
         record: None,
     };
