@@ -47,6 +47,8 @@ struct Memory {
     listed: BTreeSet<&'static str>,
     /// The newest copy of each pod.
     pods: BTreeMap<String, PodFacts>,
+    /// Pods that the API server is asked for.
+    looking: BTreeSet<String>,
     /// All copies of each VM, in their order.
     vms: BTreeMap<String, Vec<VmFacts>>,
     orders: BTreeMap<u64, Order>,
@@ -127,8 +129,11 @@ impl Model {
             Event::NodesListed(_) => drop(memory.listed.insert("nodes")),
             Event::PodsListed(_) => drop(memory.listed.insert("pods")),
             Event::VmsListed(_) => drop(memory.listed.insert("VMs")),
-            Event::Pod(pod) | Event::Placing(pod) => memory.see(pod),
-            Event::LookedUp { found: Some(pod), .. } => memory.see(pod),
+            Event::Pod(pod) | Event::Placing(pod) => memory.see(pod, false),
+            Event::LookedUp { uid, found: Some(pod) } => {
+                let asked = memory.looking.contains(&uid);
+                memory.see(pod, asked);
+            }
             Event::PodGone(uid) | Event::LookedUp { uid, found: None } => {
                 memory.pods.remove(&uid);
             }
@@ -187,7 +192,8 @@ impl Model {
                 let known = self.now.migrations.get(&migration.uid);
                 assert!(known.is_some_and(|it| it.ours), "{migration:?} is somebody else's");
             }
-            Action::LookUp { .. } | Action::Notice { .. } => {}
+            Action::LookUp { pod } => drop(self.now.looking.insert(pod.uid)),
+            Action::Notice { .. } => {}
         }
     }
 
@@ -272,9 +278,15 @@ impl Memory {
         self.listed.contains("pods") && self.listed.contains("VMs")
     }
 
-    fn see(&mut self, pod: PodFacts) {
-        let known = self.pods.get(&pod.uid).map(|known| known.version);
-        if known.is_none_or(|known| known <= pod.version) {
+    /// A pod never loses its node, unless the API server was asked.
+    fn see(&mut self, pod: PodFacts, asked: bool) {
+        let known = self.pods.get(&pod.uid);
+        let late = known.is_some_and(|known| {
+            let early = known.node.is_some() && pod.node.is_none() && !pod.finished;
+            known.version > pod.version || (early && !asked)
+        });
+        if !late {
+            self.looking.remove(&pod.uid);
             self.pods.insert(pod.uid.clone(), pod);
         }
     }
