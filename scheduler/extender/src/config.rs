@@ -58,6 +58,9 @@ pub(crate) struct Args {
     /// Address of this pod, at which agents and kube-scheduler reach whoever leads.
     #[arg(long, env = "POD_IP")]
     pod_ip: Option<IpAddr>,
+    /// Node of this pod.
+    #[arg(long, env = "NODE_NAME")]
+    node_name: Option<String>,
     /// Seconds that a stop may take.
     #[arg(long, env = "SCHEDULER_GRACE_SECONDS", default_value_t = 5.0)]
     grace_seconds: f64,
@@ -85,6 +88,7 @@ pub(crate) struct Config {
     pub(crate) namespace: String,
     pub(crate) pod_name: String,
     pub(crate) pod_ip: IpAddr,
+    pub(crate) node_name: Option<String>,
     pub(crate) grace: Duration,
 }
 
@@ -273,6 +277,7 @@ impl TryFrom<Args> for Config {
             namespace,
             pod_name,
             pod_ip,
+            node_name,
             grace_seconds,
         } = args;
         let mut problems = Problems::default();
@@ -312,6 +317,7 @@ impl TryFrom<Args> for Config {
                 namespace,
                 pod_name,
                 pod_ip,
+                node_name,
                 grace,
             }),
             _ => Err(problems),

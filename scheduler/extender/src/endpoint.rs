@@ -37,6 +37,7 @@ pub(crate) struct Endpoint {
     led: watch::Receiver<Option<u64>>,
     pod_name: String,
     pod_ip: IpAddr,
+    node_name: Option<String>,
     port: u16,
 }
 
@@ -48,7 +49,7 @@ impl Endpoint {
         fenced: TaskTracker,
         led: watch::Receiver<Option<u64>>,
     ) -> Self {
-        let Config { namespace, pod_name, pod_ip, listen, .. } = config;
+        let Config { namespace, pod_name, pod_ip, node_name, listen, .. } = config;
         Self {
             slices: Api::namespaced(client.clone(), namespace),
             lease,
@@ -56,6 +57,7 @@ impl Endpoint {
             led,
             pod_name: pod_name.clone(),
             pod_ip: *pod_ip,
+            node_name: node_name.clone(),
             port: listen.port(),
         }
     }
@@ -117,6 +119,8 @@ impl Endpoint {
             "endpoints": [{
                 "addresses": [self.pod_ip],
                 "conditions": {"ready": true},
+                // kube-proxy lets a pod reach itself through a Service only where it knows that both are on its own node.
+                "nodeName": self.node_name,
                 "targetRef": {
                     "kind": "Pod",
                     "namespace": self.slices.namespace(),

@@ -557,6 +557,7 @@ fn manifests_name_what_the_program_reads() {
         "secretName: autoscale-scheduler-signing",
         "port: 10299",
         "name: POD_IP",
+        "name: NODE_NAME",
         "readOnlyRootFilesystem: true",
     ] {
         assert!(scheduler.contains(part), "{part}");
