@@ -143,7 +143,10 @@ impl Permit {
     }
 
     fn fail(&mut self, generation: u64, now: Moment, retries: &Retries) {
-        self.asking = None;
+        // The scheduler may have taken what was given back, and nobody has heard of it: it is not relied on any more.
+        if let Some(asking) = self.asking.take() {
+            self.size = self.size.map(|size| size.min(asking.want));
+        }
         self.lost = generation;
         // Whatever was stated was not heard: it is due again.
         self.statement_at = None;

@@ -108,6 +108,13 @@ fn no_rule_is_broken() {
     }
 }
 
+/// Seeds at which a rule was broken. An agent had given something back, did not hear the answer, and grew by what it had had.
+#[test]
+fn what_was_broken_is_mended() {
+    let run = Run { seed: 1205, only: Some(vec![0, 1, 2, 3]), ..Run::default() };
+    assert_eq!(search(&run).violation, None);
+}
+
 /// No bug is there that nothing has found.
 #[test]
 fn every_bug_is_looked_for() {

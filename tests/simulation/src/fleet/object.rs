@@ -4,7 +4,7 @@ use controller_lifecycle::Status;
 use guest_units::{Bytes, Moment, Size};
 use host_scaling::Limits;
 use scheduler_ledger::{
-    Amount, NodeFacts, Pending, PodFacts, PodKind, Price, RunnerFacts, Seal, VmFacts,
+    Amount, Demands, NodeFacts, Pending, PodFacts, PodKind, Price, RunnerFacts, Seal, VmFacts,
 };
 
 /// Namespace of all objects.
@@ -177,6 +177,12 @@ impl Pod {
         }
     }
 
+    /// Pods of VMs are placed by another scheduler than those of strangers: why one of these does not come says nothing of the
+    /// others.
+    fn demands(&self) -> Demands {
+        Demands { class: u64::from(self.owner != Owner::Nobody), ..Demands::default() }
+    }
+
     pub(crate) fn facts(&self, pod: PodId) -> PodFacts {
         let name = pod_name(pod);
         let kind = match self.owner {
@@ -200,7 +206,7 @@ impl Pod {
             name,
             node: self.node.map(node_name),
             finished: self.failed,
-            unplaced: self.unschedulable.then(Box::default),
+            unplaced: self.unschedulable.then(|| Box::new(self.demands())),
             version: self.version,
             kind,
         }
