@@ -17,9 +17,9 @@ use super::space::Space;
 use super::vm::{SLOT, Vm, size};
 
 /// CPU of each at first, in thousandths.
-pub(super) const FIRST: u32 = 50;
+pub(super) const FIRST: u32 = 10;
 /// What the pod of each requests at first: the overhead of QEMU, and the CPU.
-pub(super) const POD_MILLI: u64 = 150;
+pub(super) const POD_MILLI: u64 = 110;
 const STARTED: Duration = Duration::from_secs(120);
 /// The name in the extender's certificate.
 const SERVER: &str = "autoscale-scheduler.kube-system.svc";
@@ -195,7 +195,7 @@ mod tests {
     fn manifests_are_yaml() {
         for document in manifest("a", "n1", 2, SCALED).split("---\n").skip(1) {
             let value: Value = serde_yaml::from_str(document).unwrap();
-            assert_eq!(value["spec"]["guest"]["cpus"]["use"], "50m");
+            assert_eq!(value["spec"]["guest"]["cpus"]["use"], "10m");
             assert_eq!(value["metadata"]["labels"]["autoscaling.neon.tech/enabled"], "true");
         }
     }

@@ -328,8 +328,8 @@ impl CutOff {
         let port = crate::layout::API_PORT;
         // Services' addresses are the API server's own by then.
         let rules = format!(
-            "table ip {TABLE} {{ chain cut {{ type filter hook forward priority 0; \
-             ip saddr {ip} tcp dport {port} drop; ip daddr {ip} tcp sport {port} drop; }} }}\n"
+            "table ip {TABLE} {{\n chain cut {{\n type filter hook forward priority 0;\n\
+             ip saddr {ip} tcp dport {port} drop\n ip daddr {ip} tcp sport {port} drop\n }}\n}}\n"
         );
         let cut = Self(inside);
         cut.nft(&rules).context("cut the pod off")?;

@@ -28,15 +28,15 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 const NODE: &str = "n1";
 const CLAIMANTS: usize = 10;
 /// Room for less than two of them.
-const LEFT: u32 = 350;
-const MORE: u32 = 200;
+const LEFT: u32 = 250;
+const MORE: u32 = 150;
 const SOON: Duration = Duration::from_secs(30);
 /// The scheduler has seen what a VM wants by then.
 const WAITS: Duration = Duration::from_millis(700);
 const APPROVED: &str = "internal.autoscaling.neon.tech/resources-approved";
 /// Pods that go away one after the other, and what each holds.
 const GUESTS: u32 = 5;
-const GUEST: u32 = 40;
+const GUEST: u32 = 20;
 /// On a machine that has nothing else to do it takes 150 ms at most: this bound only tells it from a retry that somebody else makes.
 const SERVED: Duration = Duration::from_secs(1);
 

@@ -176,7 +176,9 @@ impl World {
                 let plugged = machine.runner.as_ref().map(|runner| runner.size());
                 // What was never approved is not there to be taken.
                 let approved = machine.object.approved.map_or(from.memory, |seal| seal.size.memory);
-                let takes = size.memory < from.memory.min(approved)
+                // Nor is what the agent cannot have seen: before that is taken, the runner asks the guest.
+                let known = seen.plugged.map_or(from.memory, |plugged| plugged.memory);
+                let takes = size.memory < from.memory.min(approved).min(known)
                     && plugged.is_some_and(|plugged| size.memory < plugged.memory);
                 let agreed =
                     machine.watched.agreed.filter(|(_, at)| now.since(*at) < AGENT_PATIENCE);
