@@ -42,11 +42,10 @@ const KINDS: [(Family, Bug, u64); 24] = [
 ];
 
 /// Bugs by the rule that they break first, with the seed from which on to look, as above.
-const RULES: [(u8, Bug, u64); 27] = [
+const RULES: [(u8, Bug, u64); 26] = [
     (1, Bug::ExtenderBelievesOrders, 0),
     (1, Bug::ExtenderShrinksEarly, 0),
     (1, Bug::ApiTakesLateWrites, 84),
-    (1, Bug::ExtenderTakesLeaseEarly, 31),
     (2, Bug::RunnerIgnoresVeto, 0),
     (2, Bug::RunnerActsLongAfterConsent, 43),
     (2, Bug::AgentForgetsVeto, 0),
@@ -129,14 +128,14 @@ fn every_bug_is_looked_for() {
 fn a_seed_is_the_same_each_time_and_its_trace_tells_the_way() {
     let run = Run { seed: 7, ..Run::default() };
     assert_eq!(search(&run).events, search(&run).events);
-    let run = Run { bug: Some(Bug::RunnerIgnoresVeto), seed: 5, ..run };
+    let run = Run { bug: Some(Bug::RunnerIgnoresVeto), seed: 15, ..run };
     let violation = search(&run).violation.expect("the bug is found with this seed");
     let traced = Run { trace: Some(violation.vm), ..run.clone() };
     let (one, other) = (search(&traced), search(&traced));
     assert_eq!(one.violation.as_ref(), Some(&violation));
     assert_eq!((&one.violation, &one.trace), (&other.violation, &other.trace));
     let text = explain(&run, &violation);
-    assert!(text.starts_with("rule 2 is broken: repeat with: simulate faults --seeds 5..6"));
+    assert!(text.starts_with("rule 2 is broken: repeat with: simulate faults --seeds 15..16"));
     assert!(text.contains("--bug runner-ignores-veto"), "{text}");
     assert!(text.lines().count() > 10, "{text}");
 }

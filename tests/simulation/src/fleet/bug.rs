@@ -67,8 +67,6 @@ pub enum Bug {
     RunnerEndsWhenOrdersAreStale,
     /// An extender goes on granting when it could not renew its lease in time.
     ExtenderOutstaysLease,
-    /// An extender takes the lease of another while that one may still grant.
-    ExtenderTakesLeaseEarly,
     /// An extender takes a lease that was given back for one that is held.
     ExtenderIgnoresRelease,
     /// An extender that does not hold the lease grants all the same, when it is asked.
