@@ -57,7 +57,7 @@ const RULES: [(u8, Bug, u64); 26] = [
     (5, Bug::RunnerTakesOldOrders, 0),
     (5, Bug::OperatorIgnoresGate, 0),
     (5, Bug::OperatorRepeatsNumbers, 0),
-    (5, Bug::AgentTakesOldEpochs, 395),
+    (5, Bug::AgentTakesOldEpochs, 100),
     (6, Bug::OperatorForgetsPods, 0),
     (6, Bug::OperatorAllowsTwoPods, 41),
     (7, Bug::ExtenderDropsRequests, 0),
