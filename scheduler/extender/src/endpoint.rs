@@ -65,8 +65,8 @@ impl Endpoint {
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         loop {
             let epoch = *self.led.borrow_and_update();
-            let pause = match epoch.filter(|epoch| self.lease.holds(*epoch)) {
-                Some(_) => self.fenced.track_future(self.lead_here()).await,
+            let pause = match epoch {
+                Some(epoch) => self.fenced.track_future(self.lead_here(epoch)).await,
                 None => WRITE_EVERY,
             };
             tokio::select! {
@@ -79,7 +79,10 @@ impl Endpoint {
     }
 
     /// Says when to look again.
-    async fn lead_here(&self) -> Duration {
+    async fn lead_here(&self, epoch: u64) -> Duration {
+        if !self.lease.holds(epoch) {
+            return WRITE_EVERY;
+        }
         // It ends before another can hold the lease: what is late cannot lead back here.
         let written = timeout(MARGIN, self.write()).await;
         let written = written.unwrap_or(Err(CallError::Deadline { limit: MARGIN }));

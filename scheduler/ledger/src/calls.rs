@@ -223,7 +223,8 @@ impl Ledger {
     pub(crate) fn note_call(&mut self, pod: PodId) {
         let leases = self.settings.lease.is_some();
         let facts = self.pod(pod).filter(|_| leases).map(|book| &book.facts);
-        let demands = facts.filter(|facts| self.may_come(facts)).and_then(PodFacts::calls);
+        let calls = |facts: &&PodFacts| facts.calls().is_some() && self.may_come(facts);
+        let demands = facts.filter(calls).and_then(PodFacts::calls);
         let old = self.calls.pods.get(&pod).copied();
         if demands.is_none() && old.is_none() {
             return;
@@ -253,8 +254,7 @@ impl Ledger {
 
     /// After anything was heard of a VM: whether its pod may come by now.
     pub(crate) fn note_calls_of(&mut self, vm: VmId) {
-        let pods = self.vms.get(vm).map(|slot| slot.pods.clone()).unwrap_or_default();
-        pods.into_iter().for_each(|pod| self.note_call(pod));
+        self.each_pod(vm, Self::note_call);
     }
 
     /// Room is of no use to a pod that would not be bound.

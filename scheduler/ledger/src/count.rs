@@ -94,7 +94,7 @@ impl Ledger {
         });
     }
 
-    fn each_pod(&mut self, vm: VmId, mut act: impl FnMut(&mut Self, PodId)) {
+    pub(crate) fn each_pod(&mut self, vm: VmId, mut act: impl FnMut(&mut Self, PodId)) {
         let mut index = 0;
         while let Some(pod) = self.vms.get(vm).and_then(|slot| slot.pods.get(index)).copied() {
             act(self, pod);

@@ -23,6 +23,8 @@ pub struct Ledger {
     pub(crate) settings: Settings,
     pub(crate) epoch: Option<u64>,
     /// When that was.
+    /// The last epoch in which this ledger led.
+    pub(crate) led: Option<u64>,
     pub(crate) led_since: Moment,
     pub(crate) nodes: Slab<NodeId, NodeSlot>,
     pub(crate) standings: Standings,
@@ -162,7 +164,11 @@ impl Ledger {
         if epoch.is_none() {
             self.refuse_open_requests();
         }
-        self.doubt_pods();
+        if epoch.is_some() && self.led != epoch {
+            // Somebody else may have led in between.
+            self.doubt_pods();
+            self.led = epoch;
+        }
         self.forget_tries();
         self.forget_moves(now);
         self.touch_all();

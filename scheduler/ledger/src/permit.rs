@@ -242,6 +242,13 @@ impl Ledger {
         let Some(wish) = book.wish.as_ref().filter(|wish| wish.state == WishState::Waiting) else {
             return;
         };
+        if self.outdated(vm) {
+            let (own, due) = (wish.own, wish.since + self.settings.hold <= now);
+            if due && !own {
+                self.refuse_outdated(vm);
+            }
+            return;
+        }
         let permit = book.permit();
         if !grows(wish.want, permit) {
             let same = book.newest().is_some_and(|seal| seal.size == wish.want);
@@ -301,6 +308,28 @@ impl Ledger {
                 self.book(vm).and_then(|book| Some(shrunk(book.wish.as_ref()?.want, permit)));
             self.finish(vm, target.unwrap_or(permit), why, now);
         }
+    }
+
+    /// Whether an earlier leader may have taken from the VM what this ledger takes for its permit: its pod was not asked for yet, or
+    /// does not back what the VM was approved for as far as is known. Then a later approval was not heard of yet.
+    fn outdated(&self, vm: VmId) -> bool {
+        let (Some(book), Some(pod), Some(epoch)) = (self.book(vm), self.primary(vm), self.epoch)
+        else {
+            return false;
+        };
+        let seal = book.newest().filter(|seal| seal.epoch != epoch);
+        let backed = seal.zip(pod.book.facts.runner()).is_none_or(|(seal, runner)| {
+            book.price(runner).cost(seal.size).fits_in(pod.book.backed())
+        });
+        pod.book.doubted || !backed
+    }
+
+    fn refuse_outdated(&mut self, vm: VmId) {
+        let Some(wish) = self.book_mut(vm).and_then(|book| book.wish.take()) else { return };
+        let Some(ticket) = wish.ticket else { return };
+        let message = "what an earlier leader has given is not known yet".to_owned();
+        let answer = Answer::Refused { code: RefusalCode::NotReady, message, newest: None };
+        self.answer(ticket, answer, Why::Incomplete);
     }
 
     fn set_state(&mut self, vm: VmId, state: WishState) {

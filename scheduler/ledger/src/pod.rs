@@ -97,8 +97,6 @@ impl PodBook {
                 let applied = order.requests == runner.spec;
                 self.failures = if applied { 0 } else { self.failures.saturating_add(1) };
                 self.not_applied = !applied;
-                // The order changed the version that is known, and no other.
-                self.doubted = false;
             }
             // While kubelet has not acted on the newest spec, its word may be about an older one.
             let settled = runner.observed >= runner.generation
@@ -190,6 +188,8 @@ impl PodBook {
     pub(crate) fn accepted(&mut self, number: u64, generation: u64) {
         if let Some(order) = self.order.as_mut().filter(|order| order.number == number) {
             order.accepted = Some(generation);
+            // The order changed the version that is known, and no other.
+            self.doubted = false;
             self.see(self.facts.clone());
         }
     }

@@ -14,7 +14,6 @@ use crate::facts::PodFacts;
 use crate::ledger::Ledger;
 use crate::pod::PodBook;
 use crate::slab::{PodId, VmId};
-use crate::vm::grows;
 
 /// Between two questions about a pod that a VM's growth waits for.
 const DOUBT_AGAIN: Duration = Duration::from_secs(3);
@@ -88,14 +87,12 @@ impl Ledger {
         }
     }
 
-    /// A VM wants to grow: its pod is asked for first, where what it backs is in doubt.
+    /// A VM wants something: its pod is asked for first, where what it backs is in doubt.
     pub(crate) fn resolve_doubt(&mut self, vm: VmId, now: Moment) {
-        let grows = self.book(vm).is_some_and(|book| {
-            book.wish.as_ref().is_some_and(|wish| grows(wish.want, book.permit()))
-        });
-        let Some(pod) = self.primary(vm).map(|slot| slot.id).filter(|_| grows) else { return };
+        let wants = self.book(vm).is_some_and(|book| book.wish.is_some());
+        let Some(pod) = self.primary(vm).map(|slot| slot.id).filter(|_| wants) else { return };
         let Some(slot) = self.pods.get_mut(pod) else { return };
-        if slot.book.doubted && slot.book.unconfirmed.is_none() {
+        if slot.book.doubted && !slot.book.looking {
             slot.book.unconfirmed = Some(now);
             self.look_up(pod, now);
         }
@@ -110,7 +107,9 @@ impl Ledger {
         let known = pod.and_then(|pod| self.pod(pod));
         // A binding that has begun since the question is not answered by it.
         let answers = known.is_some_and(|book| book.looking && facts.version >= book.facts.version);
-        let again = Some(now + self.settings.confirm_pod).filter(|_| !answers);
+        let doubted = known.is_some_and(|book| book.doubted);
+        let again = if doubted { DOUBT_AGAIN } else { self.settings.confirm_pod };
+        let again = Some(now + again).filter(|_| !answers);
         let unconfirmed = known.map_or(again, |book| book.unconfirmed.and(again));
         if let Some(slot) = pod.and_then(|pod| self.pods.get_mut(pod)).filter(|_| answers) {
             slot.book.doubted = false;

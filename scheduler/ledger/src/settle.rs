@@ -76,6 +76,7 @@ impl Ledger {
         self.vms.sort(&mut looked);
         looked.dedup();
         for vm in looked {
+            self.note_calls_of(vm);
             self.write_approval(vm, now);
             let timer = self.vm_timer(vm, now);
             self.set_vm_timer(vm, timer);

@@ -389,6 +389,7 @@ impl World {
     /// What runs on a node that is lost is lost; the node's pods are asked to go after a while.
     pub(crate) fn node_dies(&mut self, node: NodeId) {
         self.nodes[node as usize].up = false;
+        self.node_changed(node);
         self.agent_dies(node);
         for pod in self.nodes[node as usize].pods.clone() {
             self.may_end(pod);
@@ -403,6 +404,7 @@ impl World {
 
     /// A node is no longer cut off: its kubelet sees to what has become of its pods meanwhile.
     pub(crate) fn node_is_back(&mut self, node: NodeId) {
+        self.node_changed(node);
         for pod in self.nodes[node as usize].pods.clone() {
             self.kubelet_looks_at(pod);
         }
@@ -426,6 +428,7 @@ impl World {
     /// The machine boots: nothing of what ran runs.
     pub(crate) fn node_starts(&mut self, node: NodeId) {
         self.nodes[node as usize].up = true;
+        self.node_changed(node);
         for pod in self.nodes[node as usize].pods.clone() {
             if self.pods[pod as usize].terminating_since.is_some() {
                 self.forget_pod(pod);

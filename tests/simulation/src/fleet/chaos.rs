@@ -103,6 +103,7 @@ impl World {
             Kind::NodeLoss(node) if begins => self.crash_for(Part::Node(node), lasts),
             Kind::NodeCut(node) if begins => {
                 self.queue.push(self.now + EVICT_AFTER, Happening::Evict(node));
+                self.node_changed(node);
             }
             Kind::NodeCut(node) => self.node_is_back(node),
             Kind::StaleWatch(watcher) if begins => {

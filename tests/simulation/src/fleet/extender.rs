@@ -14,7 +14,8 @@ use super::bug::Bug;
 use super::lease::Candidate;
 use super::message::{Happening, Link, Message};
 use super::object::{
-    NAMESPACE, Owner, Pod, PodId, Twin, VmId, VmObject, cost, node_name, number, pod_name, vm_name,
+    NAMESPACE, NodeId, Owner, Pod, PodId, Twin, VmId, VmObject, cost, node_name, number, pod_name,
+    vm_name,
 };
 use super::process::call;
 use super::world::World;
@@ -96,9 +97,9 @@ impl World {
         let now = self.now;
         let (ledger, mine) = (&mut extender.ledger, extender.candidate.mine());
         ledger.handle(Event::Leader(mine), now);
-        for (node, at) in self.nodes.iter().enumerate() {
-            let node = u32::try_from(node).unwrap_or(u32::MAX);
-            ledger.handle(Event::Node(at.facts(node)), now);
+        for (node, at) in (0_u32..).zip(&self.nodes) {
+            let ready = at.up && !self.faults.is_cut_off(node);
+            ledger.handle(Event::Node(at.facts(node, ready)), now);
         }
         let names = (0..self.nodes.len()).map(|node| format!("n{node}")).collect();
         ledger.handle(Event::NodesListed(names), now);
@@ -159,6 +160,19 @@ impl World {
             extender.ledger.handle(event, self.now);
             self.run_ledger(twin);
         }
+    }
+
+    /// Whether a node is heard of has changed.
+    pub(crate) fn node_changed(&mut self, node: NodeId) {
+        for twin in 0..self.extenders.len() {
+            let twin = Twin::try_from(twin).unwrap_or_default();
+            self.queue.push(self.now, Happening::NodeSeen(twin, node));
+        }
+    }
+
+    pub(crate) fn node_seen(&mut self, twin: Twin, node: NodeId) {
+        let facts = self.nodes[node as usize].facts(node, self.is_ready(node));
+        self.tell_ledger(twin, Event::Node(facts));
     }
 
     pub(crate) fn ledger_wakes(&mut self, twin: Twin) {

@@ -332,6 +332,8 @@ pub(crate) enum Happening {
     Schedule,
     /// A pod's node has been silent for too long.
     Evict(NodeId),
+    /// An extender hears whether a node is ready.
+    NodeSeen(Twin, NodeId),
     /// A fault begins or ends.
     Fault(usize, bool),
     /// Ordinary pods and VMs come and go.

@@ -4,7 +4,8 @@ use controller_lifecycle::Status;
 use guest_units::{Bytes, Moment, Size};
 use host_scaling::Limits;
 use scheduler_ledger::{
-    Amount, Demands, NodeFacts, Pending, PodFacts, PodKind, Price, RunnerFacts, Seal, VmFacts,
+    Amount, Demands, NodeFacts, Pending, PodFacts, PodKind, Price, RunnerFacts, Seal, Taint,
+    VmFacts,
 };
 
 /// Namespace of all objects.
@@ -243,9 +244,21 @@ impl Node {
         }
     }
 
-    pub(crate) fn facts(&self, node: NodeId) -> NodeFacts {
+    /// Kubernetes keeps new pods from a node that is not heard of.
+    pub(crate) fn facts(&self, node: NodeId, ready: bool) -> NodeFacts {
         let (name, allocatable) = (node_name(node), self.allocatable);
-        NodeFacts { name, allocatable, ..NodeFacts::default() }
+        let taint = |key: &str| Taint {
+            key: key.to_owned(),
+            value: String::new(),
+            effect: "NoSchedule".to_owned(),
+        };
+        let taints = (!ready).then(|| taint("node.kubernetes.io/unreachable"));
+        NodeFacts {
+            name,
+            allocatable,
+            taints: taints.into_iter().collect(),
+            ..NodeFacts::default()
+        }
     }
 }
 

@@ -154,9 +154,10 @@ impl World {
             return None;
         }
         let twin = match what {
-            Happening::Ledger(twin) | Happening::Lease(twin, _) | Happening::Farewell(twin, _) => {
-                *twin
-            }
+            Happening::Ledger(twin)
+            | Happening::Lease(twin, _)
+            | Happening::Farewell(twin, _)
+            | Happening::NodeSeen(twin, _) => *twin,
             Happening::Deliver(link, message) => addressee(*link, message)?,
             _ => return None,
         };

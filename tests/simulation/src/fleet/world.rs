@@ -321,6 +321,7 @@ impl World {
             Happening::Kubelet(pod) => self.kubelet(pod),
             Happening::Schedule => self.schedule(),
             Happening::Evict(node) => self.evict(node),
+            Happening::NodeSeen(twin, node) => self.node_seen(twin, node),
             Happening::Fault(index, begins) => self.fault(index, begins),
             Happening::Churn => self.churn(),
             Happening::Rest => self.judge_rest(),
