@@ -198,6 +198,7 @@ impl Ledger {
                 && self.node_complete(node)
                 && demands.met_by(&facts.labels, &facts.taints)
         };
+        let largest = self.standings.largest();
         let scored = self.nodes.iter().filter_map(|(node, name, there)| {
             let (facts, standing) = (there.facts.as_ref()?, self.standings.get(node)?);
             let used = standing.reserved.saturating_sub(standing.leased) + takes;
@@ -205,7 +206,8 @@ impl Ledger {
                 return None;
             }
             let uid = &slot.book.facts.uid;
-            let score = self.score(uid, name, used, standing, standing.vms == 0);
+            let empty = standing.vms == 0;
+            let score = self.score((uid, name), used, standing, empty, largest);
             Some((Reverse(score), name, node))
         });
         scored.min().map(|(.., node)| node)

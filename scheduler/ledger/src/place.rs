@@ -240,7 +240,7 @@ impl Ledger {
         pod: &PodFacts,
         nodes: impl IntoIterator<Item = &'a str>,
     ) -> Vec<i64> {
-        let guest = self.guest(pod);
+        let (guest, largest) = (self.guest(pod), self.standings.largest());
         let here = |node| guest.at == Some(node) && pod.runner().is_some();
         let score = |(name, found): (&str, Option<NodeId>)| {
             let standing = found.and_then(|node| Some((node, self.standings.get(node)?)));
@@ -248,7 +248,7 @@ impl Ledger {
             // What is leased gives way: it does not make a node full.
             let others = self.others(guest, node, standing).saturating_sub(standing.leased);
             let empty = standing.vms <= usize::from(here(node));
-            self.score(&pod.uid, name, others + guest.need, standing, empty)
+            self.score((&pod.uid, name), others + guest.need, standing, empty, largest)
         };
         // The scores' divisions apart from the look-ups: memory is waited for several times at once then.
         let found: Vec<_> = nodes.into_iter().map(|name| (name, self.nodes.find(name))).collect();
@@ -258,15 +258,15 @@ impl Ledger {
     /// The score of a node that would be used so much. `empty`: no other VM is there.
     pub(crate) fn score(
         &self,
-        pod: &str,
-        node: &str,
+        (pod, node): (&str, &str),
         used: Amount,
         standing: Standing,
         empty: bool,
+        largest: Amount,
     ) -> i64 {
         let Standing { allocatable, leaving, .. } = standing;
         let scoring = &self.settings.scoring;
-        let score = scoring.score(used, allocatable, self.standings.largest());
+        let score = scoring.score(used, allocatable, largest);
         let spread = |score: i64| match scoring.randomize && score > 0 {
             true => scoring.spread(score, pod, node),
             false => score,
