@@ -79,8 +79,8 @@ impl Ledger {
         self.set_pod_timer(pod, timer);
     }
 
-    /// Whoever leads from now on knows of the pods what the watch has told so far. No question of an earlier epoch is open: calls
-    /// end before another can lead.
+    /// Whoever leads from now on knows of the pods what the watch has told so far. The answer to a question of an earlier epoch
+    /// does not count, unless it comes after the same was asked anew: a call takes a second, and another leads in between for longer.
     pub(crate) fn doubt_pods(&mut self) {
         for slot in self.pods.values_mut() {
             (slot.book.doubted, slot.book.looking) = (slot.book.facts.runner().is_some(), false);
