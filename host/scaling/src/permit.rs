@@ -24,7 +24,6 @@ pub(crate) struct Wanted {
     pub(crate) goal: Size,
     /// What the VM has or may get by what was already written.
     pub(crate) held: Size,
-    pub(crate) plugged: Size,
 }
 
 /// How an answer was taken.
@@ -169,7 +168,7 @@ impl Permit {
     pub(crate) fn next(
         &self,
         generation: u64,
-        Wanted { goal, held, plugged }: Wanted,
+        Wanted { goal, held }: Wanted,
         gone: bool,
         now: Moment,
     ) -> Option<(Action, Why)> {
@@ -180,7 +179,7 @@ impl Permit {
         let may_grow = passed(self.grow_not_before);
         let full = goal.max(held);
         let ask = |want, why| {
-            Some((Action::AskPermit { generation, want, least: held, current: plugged }, why))
+            Some((Action::AskPermit { generation, want, least: held, current: held }, why))
         };
         let permit = self.size.unwrap_or(held);
         if may_grow && !full.fits_in(permit) {

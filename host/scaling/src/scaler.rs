@@ -275,7 +275,7 @@ impl Scaler {
     ) -> Option<(Action, Why)> {
         let view = self.vm.view()?;
         let gone = view.plugged.fits_in(view.spec) || self.vm.quiet(now, &self.policy.retries);
-        let wanted = Wanted { goal: judgement.goal, held: judgement.held, plugged: view.plugged };
+        let wanted = Wanted { goal: judgement.goal, held: judgement.held };
         self.permit.next(generation, wanted, gone, now)
     }
 

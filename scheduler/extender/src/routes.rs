@@ -120,6 +120,7 @@ async fn answer_permit(
         generation: request.generation,
         want: request.want,
         least: request.least,
+        current: request.current,
     };
     let (answer, why) = shared.core.ask(|reply| Command::Permit { asked, reply }).await?;
     let answer = signed(shared, &request, answer)?;

@@ -64,6 +64,11 @@ impl Ledger {
             return false;
         };
         let spec = runner.spec;
+        let requests = if requests == spec && self.must_change(slot, now) {
+            requests + Amount { cpu_millis: 1, memory_bytes: 0 }
+        } else {
+            requests
+        };
         if requests == spec {
             return waits;
         }

@@ -104,6 +104,8 @@ pub struct Asked {
     pub want: Size,
     /// The least that is of use.
     pub least: Size,
+    /// What the VM has or may get by what its agent has written: the agent relies on it, whoever approved it.
+    pub current: Size,
 }
 
 /// How the API server answered a resize.

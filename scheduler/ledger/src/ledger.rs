@@ -166,7 +166,7 @@ impl Ledger {
         }
         if epoch.is_some() && self.led != epoch {
             // Somebody else may have led in between.
-            self.doubt_pods();
+            self.doubt_pods(now);
             self.led = epoch;
         }
         self.forget_tries();

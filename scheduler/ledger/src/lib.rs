@@ -70,6 +70,7 @@ mod event;
 mod facts;
 mod give_way;
 mod headroom;
+mod inherited;
 mod ledger;
 mod moves;
 mod permit;

@@ -37,7 +37,7 @@ impl Ledger {
                 return;
             }
         };
-        let Asked { ticket, pod, generation, want, least, .. } = asked;
+        let Asked { ticket, pod, generation, want, least, current, .. } = asked;
         let rank = self.last_rank + 1;
         let book = self.vms.get_mut(id).and_then(|slot| slot.book.as_mut());
         let Some(book) = book else { return };
@@ -49,6 +49,8 @@ impl Ledger {
             generation,
             want,
             least,
+            // What it gives back it relies on no more.
+            current: current.min(want),
             since: now,
             not_before: now,
             failures: 0,
@@ -164,6 +166,7 @@ impl Ledger {
                     generation: 0,
                     want,
                     least: book.facts.min,
+                    current: book.facts.min,
                     since: now,
                     not_before: now,
                     failures: 0,
@@ -181,7 +184,7 @@ impl Ledger {
 
     pub(crate) fn step_growing(&mut self, vm: VmId, now: Moment) {
         let Some(pod) = self.primary(vm) else { return };
-        let backed = pod.book.backed();
+        let (backed, doubted) = (pod.book.backed(), pod.book.doubted());
         let state = self.book(vm).and_then(|book| book.wish.as_ref()).map(|wish| wish.state);
         let growing = match state {
             Some(WishState::Growing { requests, .. }) => Some(requests),
@@ -211,10 +214,12 @@ impl Ledger {
             }
             WishState::Growing { .. } if taken => wish.state = WishState::Waiting,
             WishState::Growing { since, .. } => {
+                let due = wish.ticket.is_some() && wish.answer_by(since, hold, resize_limit) <= now;
                 if wish.refused.is_some() || refused || since + give_up <= now {
                     self.revoke(vm, now);
-                } else if wish.ticket.is_some() && wish.answer_by(since, hold, resize_limit) <= now
-                {
+                } else if due && doubted {
+                    self.refuse_outdated(vm);
+                } else if due {
                     wish.reason = "kubelet has not allocated it yet".to_owned();
                     self.answer_short(vm, Why::KubeletSlow);
                 }
@@ -225,15 +230,21 @@ impl Ledger {
     /// Kubelet will not give it: the order is taken back, since others count it as used.
     fn revoke(&mut self, vm: VmId, now: Moment) {
         let Some(book) = self.book_mut(vm) else { return };
+        let permit = book.permit();
         let Some(wish) = book.wish.as_mut() else { return };
         wish.state = WishState::Waiting;
         let reason = wish.refused.take().unwrap_or(REFUSED_BY_KUBELET);
         wish.failures = wish.failures.saturating_add(1);
         wish.not_before = now + back_off(wish.failures);
         reason.clone_into(&mut wish.reason);
-        if !wish.own {
-            let target = shrunk(wish.want, book.permit());
+        let target = shrunk(wish.want, permit);
+        if wish.own {
+            return;
+        }
+        if self.is_certain(vm, target) {
             self.finish(vm, target, Why::KubeletRefused, now);
+        } else {
+            self.refuse_outdated(vm);
         }
     }
 
@@ -242,13 +253,18 @@ impl Ledger {
         let Some(wish) = book.wish.as_ref().filter(|wish| wish.state == WishState::Waiting) else {
             return;
         };
-        if self.outdated(vm) {
-            let (own, due) = (wish.own, wish.since + self.settings.hold <= now);
-            if due && !own {
-                self.refuse_outdated(vm);
-            }
+        let (own, due) = (wish.own, wish.since + self.settings.hold <= now);
+        let want = wish.want;
+        let unknown = self.outdated(vm) || !self.is_certain(vm, want.min(book.permit()));
+        if unknown && due && !own {
+            self.refuse_outdated(vm);
+        }
+        if unknown {
             return;
         }
+        self.adopt(vm);
+        let Some(book) = self.book(vm) else { return };
+        let Some(wish) = book.wish.as_ref() else { return };
         let permit = book.permit();
         if !grows(wish.want, permit) {
             let same = book.newest().is_some_and(|seal| seal.size == wish.want);
@@ -308,28 +324,6 @@ impl Ledger {
                 self.book(vm).and_then(|book| Some(shrunk(book.wish.as_ref()?.want, permit)));
             self.finish(vm, target.unwrap_or(permit), why, now);
         }
-    }
-
-    /// Whether an earlier leader may have taken from the VM what this ledger takes for its permit: its pod was not asked for yet, or
-    /// does not back what the VM was approved for as far as is known. Then a later approval was not heard of yet.
-    fn outdated(&self, vm: VmId) -> bool {
-        let (Some(book), Some(pod), Some(epoch)) = (self.book(vm), self.primary(vm), self.epoch)
-        else {
-            return false;
-        };
-        let seal = book.newest().filter(|seal| seal.epoch != epoch);
-        let backed = seal.zip(pod.book.facts.runner()).is_none_or(|(seal, runner)| {
-            book.price(runner).cost(seal.size).fits_in(pod.book.backed())
-        });
-        pod.book.doubted || !backed
-    }
-
-    fn refuse_outdated(&mut self, vm: VmId) {
-        let Some(wish) = self.book_mut(vm).and_then(|book| book.wish.take()) else { return };
-        let Some(ticket) = wish.ticket else { return };
-        let message = "what an earlier leader has given is not known yet".to_owned();
-        let answer = Answer::Refused { code: RefusalCode::NotReady, message, newest: None };
-        self.answer(ticket, answer, Why::Incomplete);
     }
 
     fn set_state(&mut self, vm: VmId, state: WishState) {

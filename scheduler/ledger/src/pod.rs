@@ -28,6 +28,16 @@ struct Maybe {
     until: Moment,
 }
 
+/// What an earlier leader may have done to a pod: what the watch has not told yet, until the API server has said how the pod is; and
+/// what it has ordered for that version of the pod, as long as such an order may still arrive.
+#[derive(Debug, Clone, Copy)]
+struct Doubt {
+    /// Nothing of an earlier leader arrives any more.
+    late: Moment,
+    /// The API server was asked since this ledger leads.
+    heard: bool,
+}
+
 /// The books of one pod.
 #[derive(Debug, Clone)]
 pub(crate) struct PodBook {
@@ -45,11 +55,10 @@ pub(crate) struct PodBook {
     lease_refusals: u32,
     /// Bound by us or looked up, and not yet seen so by the watch: the API server is asked then.
     pub(crate) unconfirmed: Option<Moment>,
-    /// The API server is being asked whether it is bound.
-    pub(crate) looking: bool,
-    /// Known from a time before this ledger led: whoever led then may have taken from it since, and given that to others. It backs
-    /// nothing before the API server was asked.
-    pub(crate) doubted: bool,
+    /// Since when the API server is being asked for it.
+    pub(crate) asked: Option<Moment>,
+    /// Known from a time before this ledger led: whoever led then may have taken from it since, and given that to others.
+    doubt: Option<Doubt>,
 }
 
 impl PodBook {
@@ -72,8 +81,8 @@ impl PodBook {
             no_lease_before: Moment::default(),
             lease_refusals: 0,
             unconfirmed: None,
-            looking: false,
-            doubted: false,
+            asked: None,
+            doubt: None,
         }
     }
 
@@ -122,7 +131,51 @@ impl PodBook {
 
     /// Kubelet has allocated at least this, for certain.
     pub(crate) fn backed(&self) -> Amount {
-        if self.doubted { Amount::ZERO } else { self.backed }
+        if self.doubt.is_some() { Amount::ZERO } else { self.backed }
+    }
+
+    /// Kubelet has allocated at least this, if no order of an earlier leader arrives any more.
+    pub(crate) fn shown(&self) -> Amount {
+        if self.unheard() { Amount::ZERO } else { self.backed }
+    }
+
+    /// Whoever leads from now on knows of the pod what the watch has told so far, and orders of the leader before may still arrive.
+    /// The answer to a question of an earlier epoch does not count, unless it comes after the same was asked anew: a call takes a
+    /// second, and another leads in between for longer.
+    pub(crate) fn doubt(&mut self, now: Moment) {
+        let runner = self.facts.runner().is_some();
+        self.doubt = runner.then_some(Doubt { late: now + MAYBE_FOR, heard: false });
+        self.asked = None;
+    }
+
+    /// An earlier leader may have done to it what is not known.
+    pub(crate) fn doubted(&self) -> bool {
+        self.doubt.is_some()
+    }
+
+    /// The same, and the API server has not said yet how the pod is.
+    pub(crate) fn unheard(&self) -> bool {
+        self.doubt.is_some_and(|doubt| !doubt.heard)
+    }
+
+    /// Whether the API server should be asked now, for the sake of a wish.
+    pub(crate) fn is_question(&self, now: Moment) -> bool {
+        self.asked.is_none() && self.doubt.is_some_and(|doubt| !doubt.heard || doubt.late <= now)
+    }
+
+    /// Whether only an answer of the API server will do, and nothing that the watch tells: it may not have told everything yet.
+    pub(crate) fn waits_for_answer(&self) -> bool {
+        self.asked.is_some() && (self.doubt.is_some() || self.maybe.is_some())
+    }
+
+    /// The API server has said how the pod is, asked at that moment: orders which can no more arrive by then are in it, or came to nothing.
+    pub(crate) fn answered(&mut self, asked: Moment) {
+        self.maybe = self.maybe.filter(|maybe| maybe.until > asked);
+        self.doubt = self.doubt.filter(|doubt| doubt.late > asked);
+        if let Some(doubt) = &mut self.doubt {
+            doubt.heard = true;
+        }
+        self.see(self.facts.clone());
     }
 
     /// All that a wish for the VM depends on.
@@ -188,8 +241,8 @@ impl PodBook {
     pub(crate) fn accepted(&mut self, number: u64, generation: u64) {
         if let Some(order) = self.order.as_mut().filter(|order| order.number == number) {
             order.accepted = Some(generation);
-            // The order changed the version that is known, and no other.
-            self.doubted = false;
+            // The order changed the version that is known, and no other: one of an earlier leader meets another version.
+            self.doubt = None;
             self.see(self.facts.clone());
         }
     }
@@ -219,11 +272,10 @@ impl PodBook {
         }
     }
 
-    /// Forgets what has become impossible with time. Says when to look again.
+    /// An order that cannot arrive any more may have arrived, and the watch be late: the API server is asked. Says when to look again.
     pub(crate) fn age(&mut self, now: Moment) -> Option<Moment> {
         if self.maybe.is_some_and(|maybe| maybe.until <= now) {
-            self.maybe = None;
-            self.see(self.facts.clone());
+            self.unconfirmed = self.unconfirmed.or(Some(now));
         }
         self.timer(now)
     }
@@ -231,9 +283,10 @@ impl PodBook {
     /// When to look again.
     pub(crate) fn timer(&self, now: Moment) -> Option<Moment> {
         let maybe = self.maybe.map(|maybe| maybe.until);
-        let retry = Some(self.not_before).filter(|at| *at > now);
-        let lease = Some(self.no_lease_before).filter(|at| *at > now);
-        [maybe, retry, lease, self.unconfirmed].into_iter().flatten().min()
+        let late = self.doubt.filter(|doubt| doubt.heard).map(|doubt| doubt.late);
+        let later = [maybe, late, Some(self.not_before), Some(self.no_lease_before)];
+        let later = later.into_iter().flatten().filter(|at| *at > now);
+        later.chain(self.unconfirmed).min()
     }
 }
 
@@ -356,8 +409,13 @@ mod tests {
         pod.ordered(amount(300), 1);
         pod.failed(1, true, Moment(second));
         assert_eq!(pod.may_have(), amount(300));
-        assert!(pod.age(Moment(second)).is_some());
-        assert_eq!(pod.age(Moment(10 * second)), None);
+        let until = Moment(second) + MAYBE_FOR;
+        assert_eq!(pod.age(Moment(2 * second)), Some(until));
+        pod.answered(Moment(2 * second));
+        assert_eq!(pod.may_have(), amount(300), "it may have arrived since");
+        assert_eq!(pod.age(until), Some(until), "the API server is asked");
+        assert_eq!((pod.unconfirmed, pod.may_have()), (Some(until), amount(300)));
+        pod.answered(until);
         assert_eq!(pod.may_have(), amount(100));
     }
 
@@ -370,6 +428,8 @@ mod tests {
         pod.see(facts(300, 300, 1, 1));
         assert_eq!((pod.backed(), pod.may_have()), (amount(100), amount(300)));
         pod.age(Moment(10 * second));
+        assert_eq!(pod.backed(), amount(100), "it may have arrived, and the watch be late");
+        pod.answered(Moment(10 * second));
         assert_eq!(pod.backed(), amount(300), "it cannot arrive any more");
         pod.ordered(amount(100), 2);
         pod.failed(2, true, Moment(10 * second));

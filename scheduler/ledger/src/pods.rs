@@ -13,10 +13,10 @@ use crate::event::{Action, Why};
 use crate::facts::PodFacts;
 use crate::ledger::Ledger;
 use crate::pod::PodBook;
-use crate::slab::{PodId, VmId};
+use crate::slab::PodId;
 
-/// Between two questions about a pod that a VM's growth waits for.
-const DOUBT_AGAIN: Duration = Duration::from_secs(3);
+/// Between two questions about a pod whose size is in doubt.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
 
 impl Ledger {
     pub(crate) fn see_pod(&mut self, facts: PodFacts, unconfirmed: Option<Moment>) {
@@ -44,9 +44,8 @@ impl Ledger {
         }
         if let Some(slot) = self.pods.get_mut(pod) {
             slot.book.see(facts);
-            // What the watch tells does not answer a question about what it may not have told yet.
-            if !(slot.book.doubted && slot.book.looking) {
-                (slot.book.unconfirmed, slot.book.looking) = (unconfirmed, false);
+            if !slot.book.waits_for_answer() {
+                (slot.book.unconfirmed, slot.book.asked) = (unconfirmed, None);
             }
         }
         if stays {
@@ -72,30 +71,12 @@ impl Ledger {
         if book.unconfirmed.is_none() {
             return;
         }
-        let again = if book.doubted { DOUBT_AGAIN } else { self.settings.confirm_pod };
-        (book.unconfirmed, book.looking) = (Some(now + again), true);
+        book.asked = Some(now);
+        let again = if book.waits_for_answer() { ASK_AGAIN } else { self.settings.confirm_pod };
+        book.unconfirmed = Some(now + again);
         let (reference, timer) = (book.reference(), book.timer(now));
         self.push(Action::LookUp { pod: reference }, Why::Unconfirmed);
         self.set_pod_timer(pod, timer);
-    }
-
-    /// Whoever leads from now on knows of the pods what the watch has told so far. The answer to a question of an earlier epoch
-    /// does not count, unless it comes after the same was asked anew: a call takes a second, and another leads in between for longer.
-    pub(crate) fn doubt_pods(&mut self) {
-        for slot in self.pods.values_mut() {
-            (slot.book.doubted, slot.book.looking) = (slot.book.facts.runner().is_some(), false);
-        }
-    }
-
-    /// A VM wants something: its pod is asked for first, where what it backs is in doubt.
-    pub(crate) fn resolve_doubt(&mut self, vm: VmId, now: Moment) {
-        let wants = self.book(vm).is_some_and(|book| book.wish.is_some());
-        let Some(pod) = self.primary(vm).map(|slot| slot.id).filter(|_| wants) else { return };
-        let Some(slot) = self.pods.get_mut(pod) else { return };
-        if slot.book.doubted && !slot.book.looking {
-            slot.book.unconfirmed = Some(now);
-            self.look_up(pod, now);
-        }
     }
 
     pub(crate) fn looked_up(&mut self, uid: &str, found: Option<PodFacts>, now: Moment) {
@@ -106,13 +87,15 @@ impl Ledger {
         };
         let known = pod.and_then(|pod| self.pod(pod));
         // A binding that has begun since the question is not answered by it.
-        let answers = known.is_some_and(|book| book.looking && facts.version >= book.facts.version);
-        let doubted = known.is_some_and(|book| book.doubted);
-        let again = if doubted { DOUBT_AGAIN } else { self.settings.confirm_pod };
+        let asked =
+            known.filter(|book| facts.version >= book.facts.version).and_then(|book| book.asked);
+        let answers = asked.is_some();
+        let doubted = known.is_some_and(PodBook::waits_for_answer);
+        let again = if doubted { ASK_AGAIN } else { self.settings.confirm_pod };
         let again = Some(now + again).filter(|_| !answers);
         let unconfirmed = known.map_or(again, |book| book.unconfirmed.and(again));
         if let Some(slot) = pod.and_then(|pod| self.pods.get_mut(pod)).filter(|_| answers) {
-            slot.book.doubted = false;
+            slot.book.asked = None;
         }
         if let Some(pod) = pod.filter(|_| answers && facts.node.is_none()) {
             self.touch_pod(pod);
@@ -124,8 +107,14 @@ impl Ledger {
         }
         self.see_pod(facts, unconfirmed);
         let Some(pod) = self.pods.find(uid) else { return };
-        let timer = self.pod(pod).and_then(|book| book.timer(now));
+        let Some(slot) = self.pods.get_mut(pod) else { return };
+        if let Some(asked) = asked {
+            slot.book.answered(asked);
+        }
+        let timer = slot.book.age(now);
         self.set_pod_timer(pod, timer);
+        self.recount_pod(pod);
+        self.touch_pod(pod);
     }
 
     pub(crate) fn pods_listed(&mut self, uids: &BTreeSet<String>) {

@@ -30,6 +30,8 @@ pub(crate) struct Wish {
     pub(crate) generation: u64,
     pub(crate) want: Size,
     pub(crate) least: Size,
+    /// What its agent relies on.
+    pub(crate) current: Size,
     pub(crate) since: Moment,
     /// Not tried again before.
     pub(crate) not_before: Moment,

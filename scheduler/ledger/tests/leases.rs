@@ -77,25 +77,84 @@ fn what_kubelet_has_not_allocated_backs_nothing() {
     assert_eq!(permit(&world.take()[0]).0, Outcome::Granted);
 }
 
+/// A VM of 1 CPU and 2 GiB with a lease, and another leader, who has not heard of anything since.
+fn taken_over() -> World {
+    let mut world = leased(node("n1", 16_000, 32), &["a"]);
+    world.tell(Event::Leader(None));
+    world.tell(Event::Leader(Some(2)));
+    world
+}
+
+/// The API server says what the pod has.
+fn found(world: &mut World, has: Size) -> Vec<Done> {
+    let mut found = runner("a", Some("n1"), cost(has));
+    found.version = world.pods["pod-a"].version + 1;
+    world.pods.insert(found.uid.clone(), found.clone());
+    world.tell(Event::LookedUp { uid: "pod-a".into(), found: Some(found) });
+    world.take()
+}
+
+fn is_answered(done: &[Done]) -> bool {
+    done.iter().any(|done| matches!(done, Done::Answer(..)))
+}
+
 #[test]
 fn what_an_earlier_leader_may_have_taken_backs_nothing_before_the_api_server_was_asked() {
-    // What the pod has by then, and whether it is granted from memory.
-    for (left, granted) in [(size(2000, 3), true), (size(1000, 2), false)] {
-        let mut world = leased(node("n1", 16_000, 32), &["a"]);
-        world.tell(Event::Leader(None));
-        world.tell(Event::Leader(Some(2)));
-        world.ask("a", 7, size(2000, 3), size(2000, 3));
+    // What the pod has by then, and whether the VM keeps what it says that it has.
+    for (left, kept) in [(size(2000, 3), true), (size(1000, 2), false)] {
+        let mut world = taken_over();
+        world.ask_having(7, size(2000, 3), size(2000, 3));
         let done = world.take();
         assert_eq!(done, [Done::LookUp("pod-a".into())], "nothing is granted or ordered before");
         // The watch tells of what happened before.
         world.change(world.pods["pod-a"].clone());
         assert_eq!(world.take(), [], "what the watch tells may be old");
-        let mut found = runner("a", Some("n1"), cost(left));
-        found.version = world.pods["pod-a"].version + 1;
-        world.tell(Event::LookedUp { uid: "pod-a".into(), found: Some(found) });
+        let done = found(&mut world, left);
+        assert_eq!(is_answered(&done), kept, "{left}: {done:?}");
+    }
+}
+
+#[test]
+fn an_approval_of_an_earlier_leader_that_was_not_heard_of_is_learnt_from_its_agent() {
+    let mut world = taken_over();
+    world.ask_having(7, size(2000, 3), size(2000, 3));
+    world.take();
+    let done = found(&mut world, size(2000, 3));
+    let [Done::Answer(..), ..] = &done[..] else { panic!("{done:?}") };
+    assert_eq!(permit(&done[0]).1.size, size(2000, 3));
+    assert_eq!(world.ledger.dump().nodes["n1"].vms["d/a"].promise, size(2000, 3));
+}
+
+#[test]
+fn a_lease_backs_nothing_while_an_order_of_an_earlier_leader_may_arrive() {
+    // Whether the node has room for a thousandth of a CPU more, so that an order changes the pod.
+    for has_room in [true, false] {
+        let mut world = taken_over();
+        if !has_room {
+            world.tell(Event::Pod(ordinary("other", "n1", amount(14_000, 1))));
+        }
+        world.ask_having(7, size(1500, 2), size(1000, 2));
+        world.take();
+        let done = found(&mut world, size(2000, 3));
+        assert!(!is_answered(&done), "{done:?}");
+        let ordered = matches!(done[..], [Done::Resize(..)]);
+        assert_eq!(ordered, has_room, "{done:?}");
+        if ordered {
+            world.resize(&done[0]);
+            let done = world.take();
+            assert_eq!(permit(&done[0]).1.size, size(1500, 2), "no older order meets this version");
+            continue;
+        }
+        world.pass(Duration::from_secs(2));
         let done = world.take();
-        let answered = done.iter().any(|done| matches!(done, Done::Answer(..)));
-        assert_eq!(answered, granted, "{left}: {done:?}");
+        assert!(matches!(done[..], [Done::Answer(_, Answer::Refused { .. })]), "{done:?}");
+        world.pass(Duration::from_millis(2900));
+        world.ask_having(8, size(1500, 2), size(1000, 2));
+        assert_eq!(world.take(), [], "still too early");
+        world.pass(Duration::from_millis(100));
+        assert_eq!(world.take(), [Done::LookUp("pod-a".into())], "late enough");
+        world.look_up("pod-a");
+        assert_eq!(permit(&world.take()[0]).1.size, size(1500, 2));
     }
 }
 

@@ -148,6 +148,7 @@ fn an_order_that_cannot_arrive_any_more_makes_room() {
                     world.tell(Event::ApproveEnded { vm, generation, written: true });
                     world.vm(b);
                 }
+                Done::LookUp(uid) => world.look_up(uid),
                 _ => {}
             }
         }

@@ -111,7 +111,14 @@ fn no_rule_is_broken() {
 /// extender took the lease, and took an approval that its predecessor had replaced for the last one.
 #[test]
 fn what_was_broken_is_mended() {
-    for (seed, faults) in [(1205, vec![0, 1, 2, 3]), (2586, vec![1, 5, 6, 7, 9])] {
+    let seeds = [
+        (1205, vec![0, 1, 2, 3]),
+        (2586, vec![1, 5, 6, 7, 9]),
+        (5621, vec![0, 1, 2, 11, 12]),
+        (8780, vec![1, 2, 3]),
+        (9210, vec![0, 2, 3, 5, 6, 7, 8, 9, 11]),
+    ];
+    for (seed, faults) in seeds {
         let run = Run { seed, only: Some(faults), ..Run::default() };
         assert_eq!(search(&run).violation, None);
     }

@@ -273,7 +273,7 @@ async fn parts(extender: &Extender, mut generation: u64) {
         for _ in 0..PERMITS {
             generation += 1;
             let request = serde_json::from_value(permit(generation, "1")).unwrap();
-            let scheduler_protocol::PermitRequest { vm, pod, want, least, .. } = request;
+            let scheduler_protocol::PermitRequest { vm, pod, want, least, current, .. } = request;
             let asked = scheduler_ledger::Asked {
                 ticket: scheduler_ledger::Ticket(0),
                 caller_node: "n1".into(),
@@ -282,6 +282,7 @@ async fn parts(extender: &Extender, mut generation: u64) {
                 generation,
                 want,
                 least,
+                current,
             };
             let started = Instant::now();
             let _answer =

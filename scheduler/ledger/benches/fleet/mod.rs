@@ -111,6 +111,7 @@ pub fn asked(index: usize, node: usize, generation: u64, want: Size) -> Asked {
         generation,
         want,
         least: want,
+        current: Size::default(),
     }
 }
 

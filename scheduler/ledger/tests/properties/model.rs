@@ -49,6 +49,10 @@ struct Memory {
     pods: BTreeMap<String, PodFacts>,
     /// Pods that the API server is asked for.
     looking: BTreeSet<String>,
+    /// When it was asked for them last, in this epoch: the answer tells what came of orders that could no more arrive by then.
+    questions: BTreeMap<String, Moment>,
+    /// The last epoch in which it led.
+    led: Option<u64>,
     /// All copies of each VM, in their order.
     vms: BTreeMap<String, Vec<VmFacts>>,
     orders: BTreeMap<u64, Order>,
@@ -102,6 +106,11 @@ impl Model {
         }
     }
 
+    /// What a VM was approved for, as far as the present ledger knows.
+    pub(crate) fn told(&self, vm: &str) -> Size {
+        if self.now.vms.contains_key(vm) { self.now.permit(vm) } else { Size::default() }
+    }
+
     fn event(&mut self, event: Event, at: Moment) {
         let memory = &mut self.now;
         match event {
@@ -110,6 +119,10 @@ impl Model {
                     memory.moves.clear();
                 }
                 memory.leads = epoch;
+                if epoch.is_some() && memory.led != epoch {
+                    memory.questions.clear();
+                    memory.led = epoch;
+                }
             }
             Event::MigrationsListed(_) => drop(memory.listed.insert("migrations")),
             Event::Migration(facts) => {
@@ -132,6 +145,7 @@ impl Model {
             Event::Pod(pod) | Event::Placing(pod) => memory.see(pod, false),
             Event::LookedUp { uid, found: Some(pod) } => {
                 let asked = memory.looking.contains(&uid);
+                memory.answered(&pod);
                 memory.see(pod, asked);
             }
             Event::PodGone(uid) | Event::LookedUp { uid, found: None } => {
@@ -192,7 +206,10 @@ impl Model {
                 let known = self.now.migrations.get(&migration.uid);
                 assert!(known.is_some_and(|it| it.ours), "{migration:?} is somebody else's");
             }
-            Action::LookUp { pod } => drop(self.now.looking.insert(pod.uid)),
+            Action::LookUp { pod } => {
+                self.now.questions.insert(pod.uid.clone(), now);
+                self.now.looking.insert(pod.uid);
+            }
             Action::Notice { .. } => {}
         }
     }
@@ -291,6 +308,17 @@ impl Memory {
         }
     }
 
+    /// The API server was asked for the pod: an order that could no more arrive by then is in it, or came to nothing.
+    fn answered(&mut self, pod: &PodFacts) {
+        let older = self.pods.get(&pod.uid).is_some_and(|known| known.version > pod.version);
+        let Some(asked) = self.questions.remove(&pod.uid).filter(|_| !older) else { return };
+        for order in self.orders.values_mut().filter(|order| order.pod == pod.uid) {
+            if matches!(order.end, End::Unknown(since) if since + MAY_ARRIVE <= asked) {
+                order.end = End::Nothing;
+            }
+        }
+    }
+
     fn ask(&mut self, asked: Asked, at: Moment) {
         let ticket = asked.ticket.0;
         let before = self.generations.entry(asked.pod.uid.clone()).or_default();
@@ -385,7 +413,7 @@ impl Memory {
     /// a later one for the same version of the pod: it need not be told which of them arrives.
     fn may_have(&self, pod: &PodFacts, now: Moment, most: bool) -> Amount {
         let Some(facts) = runner(pod) else { return Amount::ZERO };
-        let orders = || self.orders.values().filter(|order| order.pod == pod.uid);
+        let orders = self.orders.values().filter(|order| order.pod == pod.uid);
         let arrives = |order: &Order| match order.end {
             End::Unknown(since) => order.version == pod.version && now < since + MAY_ARRIVE,
             _ => false,
@@ -393,12 +421,12 @@ impl Memory {
         let counts = |order: &&Order| match order.end {
             End::Open => true,
             End::Accepted(generation) => facts.generation < generation,
-            End::Unknown(_) if most => order.version == pod.version && orders().any(arrives),
+            End::Unknown(_) if most => order.version == pod.version,
             End::Unknown(_) => arrives(order),
             End::Nothing => false,
         };
         let shown = facts.spec.max(facts.allocated.unwrap_or_default());
-        orders().filter(counts).map(|order| order.requests).fold(shown, Amount::max)
+        orders.filter(counts).map(|order| order.requests).fold(shown, Amount::max)
     }
 }
 

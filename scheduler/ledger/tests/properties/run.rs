@@ -326,6 +326,7 @@ impl Run {
             generation,
             want,
             least: Size { cpu: MilliCpu(least.min(cpu)), memory: want.memory },
+            current: self.model.told(&vm_uid(vm)).min(want),
         }));
     }
 

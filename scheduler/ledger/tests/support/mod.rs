@@ -323,16 +323,17 @@ impl World {
         want: Size,
         least: Size,
     ) -> u64 {
+        self.request(Asked { caller_node: caller.into(), ..asked(name, generation, want, least) })
+    }
+
+    /// VM `a` asks, and says what it has.
+    pub fn ask_having(&mut self, generation: u64, want: Size, current: Size) -> u64 {
+        self.request(Asked { current, ..asked("a", generation, want, current) })
+    }
+
+    fn request(&mut self, asked: Asked) -> u64 {
         let ticket = self.ticket();
-        self.tell(Event::Asked(Asked {
-            ticket: Ticket(ticket),
-            caller_node: caller.into(),
-            vm: reference(&format!("vm-{name}"), name),
-            pod: reference(&format!("pod-{name}"), &format!("{name}-pod")),
-            generation,
-            want,
-            least,
-        }));
+        self.tell(Event::Asked(Asked { ticket: Ticket(ticket), ..asked }));
         ticket
     }
 
@@ -447,6 +448,20 @@ impl World {
     pub fn look_up(&mut self, uid: &str) {
         let found = self.pods.get(uid).cloned();
         self.tell(Event::LookedUp { uid: uid.into(), found });
+    }
+}
+
+/// From the agent of the first node, which says nothing of what the VM has.
+fn asked(name: &str, generation: u64, want: Size, least: Size) -> Asked {
+    Asked {
+        ticket: Ticket(0),
+        caller_node: "n1".into(),
+        vm: reference(&format!("vm-{name}"), name),
+        pod: reference(&format!("pod-{name}"), &format!("{name}-pod")),
+        generation,
+        want,
+        least,
+        current: Size::default(),
     }
 }
 

@@ -178,7 +178,7 @@ impl World {
         self.judge_action(vm, action);
         let Some(agent) = &mut self.vms[vm as usize].agent else { return };
         match action {
-            Action::AskPermit { generation, want, least, .. } => {
+            Action::AskPermit { generation, want, least, current } => {
                 agent.asking = Some(generation);
                 let permit = agent.scaler.overview(now).and_then(|overview| overview.permit);
                 let grows = permit.is_some_and(|permit| !want.fits_in(permit));
@@ -189,7 +189,7 @@ impl World {
                 let pod = agent.seen.pod.unwrap_or(pod);
                 let (echo, twin) = (false, self.routes[node as usize]);
                 let message =
-                    Message::Permit { vm, life, pod, generation, want, least, echo, twin };
+                    Message::Permit { vm, life, pod, generation, want, least, current, echo, twin };
                 self.vms[vm as usize].scale_ups.0 += u32::from(begins);
                 self.opened(vm, generation);
                 self.send(Link::Permit(node), message);
@@ -331,10 +331,19 @@ impl World {
                 if self.bug == Some(Bug::AgentBelievesGuest) {
                     let (life, node) = (agent.life, agent.node);
                     let pod = agent.seen.pod.unwrap_or_default();
-                    let (generation, least) = (u64::MAX / 2, want);
+                    let (generation, least, current) = (u64::MAX / 2, want, want);
                     let (echo, twin) = (true, self.routes[node as usize]);
-                    let message =
-                        Message::Permit { vm, life, pod, generation, want, least, echo, twin };
+                    let message = Message::Permit {
+                        vm,
+                        life,
+                        pod,
+                        generation,
+                        want,
+                        least,
+                        current,
+                        echo,
+                        twin,
+                    };
                     self.send(Link::Permit(node), message);
                     return;
                 }

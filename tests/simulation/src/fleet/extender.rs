@@ -274,7 +274,8 @@ impl World {
 
     /// A permit is asked for.
     pub(crate) fn extender_is_asked(&mut self, message: &Message) {
-        let Message::Permit { vm, life, pod, generation, want, least, echo, twin } = *message
+        let Message::Permit { vm, life, pod, generation, want, least, current, echo, twin } =
+            *message
         else {
             return;
         };
@@ -310,6 +311,7 @@ impl World {
             generation,
             want,
             least,
+            current,
         };
         self.tell_ledger(twin, Event::Asked(asked));
     }

@@ -90,6 +90,7 @@ pub(crate) enum Message {
         generation: u64,
         want: Size,
         least: Size,
+        current: Size,
         echo: bool,
         /// Whom it reaches.
         twin: Twin,

@@ -329,7 +329,7 @@ fn stream(message: &Message) -> Option<(u32, usize)> {
 /// The same message once more, sent by a client that repeats what it has got no answer to. Nobody waits for that answer.
 fn echo(message: &Message) -> Option<Message> {
     match message {
-        Message::Permit { vm, life, pod, generation, want, least, twin, .. } => {
+        Message::Permit { vm, life, pod, generation, want, least, current, twin, .. } => {
             Some(Message::Permit {
                 vm: *vm,
                 life: *life,
@@ -337,6 +337,7 @@ fn echo(message: &Message) -> Option<Message> {
                 generation: *generation,
                 want: *want,
                 least: *least,
+                current: *current,
                 echo: true,
                 twin: *twin,
             })
@@ -405,9 +406,6 @@ fn failure(message: &Message, now: Moment) -> Option<(Duration, Message)> {
         }
         Message::Approved { vm, life, generation, .. } => {
             (FENCED_LIMIT, Message::Approved { vm, life, generation, written: false })
-        }
-        Message::LookUp { pod, life } | Message::LookedUp { pod, life, .. } => {
-            (ASK_AGAIN, Message::LookUp { pod, life })
         }
         Message::Bind { pod, life, .. } | Message::Bound { pod, life, .. } => {
             (FENCED_LIMIT, Message::Bound { pod, life, done: false })

@@ -123,7 +123,7 @@ impl World {
     /// Whoever has asked it gives that up in time.
     fn stands_still(&mut self, twin: Twin, lasts: Duration) {
         let extender = &mut self.extenders[twin as usize];
-        extender.held_up = self.now + lasts;
+        extender.held_up = extender.held_up.max(self.now + lasts);
         let open: Vec<Open> = extender.open.values().filter(|open| !open.echo).copied().collect();
         for Open { vm, life, generation, since, .. } in open {
             let failed = Message::PermitFailed { vm, life, generation, newest: None };
