@@ -187,15 +187,15 @@ impl Ledger {
         if slot.restless.is_empty() {
             return;
         }
-        for pod in self.by_need(node) {
-            let changed = changed || self.nodes.get(node).is_some_and(|slot| slot.changed);
-            let look = |slot: &&mut PodSlot| {
-                changed
-                    || slot.stale
-                    || slot.timer.is_some_and(|at| at <= now)
-                    || way.most(slot.id).is_some()
-            };
-            let Some(slot) = self.pods.get_mut(pod).filter(look) else { continue };
+        let due = |slot: &PodSlot| {
+            changed
+                || slot.stale
+                || slot.timer.is_some_and(|at| at <= now)
+                || way.most(slot.id).is_some()
+        };
+        // What these change on the node, the others are looked at for in the next round.
+        for pod in self.by_need(node, due) {
+            let Some(slot) = self.pods.get_mut(pod) else { continue };
             slot.stale = false;
             let (vm, before) = (slot.vm, slot.book.state());
             let waits = self.order_resize(pod, &way, now);
@@ -213,11 +213,12 @@ impl Ledger {
         }
     }
 
-    /// The restless pods of a node: first those that grow, then those with least of a lease.
-    fn by_need(&self, node: NodeId) -> Vec<PodId> {
+    /// Those of the restless pods of a node that are due: first those that grow, then those with least of a lease.
+    fn by_need(&self, node: NodeId, due: impl Fn(&PodSlot) -> bool) -> Vec<PodId> {
         let restless = self.nodes.get(node).into_iter().flat_map(|slot| slot.restless.iter());
         let mut pods: Vec<_> = restless
             .filter_map(|pod| self.pods.get(*pod))
+            .filter(|pod| due(pod))
             .map(|pod| {
                 let leasing = self.leasing(pod);
                 let share = leasing.map_or(0, |it| if it.grows() { 0 } else { 1 + it.share() });
