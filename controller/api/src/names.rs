@@ -52,6 +52,8 @@ pub const ANNOTATION_OVERCOMMIT: &str = "vm.neon.tech/overcommit";
 pub const ANNOTATION_DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 /// The container that runs the VM.
 pub const RUNNER_CONTAINER: &str = "neonvm-runner";
+/// On runner pods: the scheduler has read the pod anew since it took over.
+pub const CONDITION_FENCED: &str = "autoscaling.neon.tech/Fenced";
 /// Annotations of a runner pod that belong to the pod's network and are left alone.
 pub const FOREIGN_ANNOTATIONS: [&str; 3] = [
     "k8s.v1.cni.cncf.io/networks",

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use controller_api::{Approval, VirtualMachine, names};
 use guest_units::{Bytes, Chain, Size};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Binding, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -302,6 +303,29 @@ impl Effects {
         self.fenced(epoch, "bind", call).await
     }
 
+    /// Makes a pod another version: resizes that were sent for earlier ones come to nothing. Tells the ledger how the pod is then;
+    /// without an answer it is told nothing, and orders another.
+    pub(crate) fn fence_pod(&self, pod: ObjectRef, epoch: u64, number: u64) {
+        let this = self.clone();
+        let _task = self.tasks.spawn(async move {
+            let api: Api<Pod> = Api::namespaced(this.client.clone(), &pod.namespace);
+            let patch = fence_patch(&pod.uid, epoch, Timestamp::now());
+            let (parameters, patch) = (PatchParams::default(), Patch::Strategic(&patch));
+            let call = async { Ok(api.patch_status(&pod.name, &parameters, &patch).await?) };
+            let found = match this.fenced(epoch, "fence", call).await {
+                Ok(answer) => convert::pod(&answer).filter(|it| it.uid == pod.uid),
+                Err(err) if err.status() == Some(404) => None,
+                Err(err) => {
+                    tracing::warn!(
+                        pod = pod.name, namespace = pod.namespace, error = %Chain(&err), "pod not fenced"
+                    );
+                    return;
+                }
+            };
+            let _ = this.core.tell(Event::Fenced { uid: pod.uid, number, found }).await;
+        });
+    }
+
     /// Asks the API server for a pod, and tells the ledger. Without an answer it is told nothing, and asks again.
     pub(crate) async fn look_up(&self, pod: &ObjectRef) {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
@@ -352,6 +376,19 @@ fn resize_patch(uid: &str, version: u64, requests: Amount) -> Value {
                 "cpu": format!("{cpu_millis}m"),
                 "memory": Bytes(memory_bytes).to_string(),
             } },
+        }] },
+    })
+}
+
+/// A condition that says when it was written, and nothing else that is not so already: each makes another version.
+fn fence_patch(uid: &str, epoch: u64, at: Timestamp) -> Value {
+    json!({
+        "metadata": { "uid": uid },
+        "status": { "conditions": [{
+            "type": names::CONDITION_FENCED,
+            "status": "True",
+            "reason": "ReadAnew",
+            "message": format!("The scheduler of epoch {epoch} has read the pod at {at}; earlier resizes come to nothing"),
         }] },
     })
 }

@@ -96,7 +96,9 @@ async fn api(
     } else if path.ends_with("/leases/autoscale-scheduler") && parts.method == Method::GET {
         let status = json!({"kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound", "message": ""});
         return Ok(Response::builder().status(404).body(Body::from(status.to_string()))?);
-    } else if path.ends_with("/pods/pg-x") && parts.method == Method::GET {
+    } else if path.ends_with("/pods/pg-x") && parts.method == Method::GET
+        || path.ends_with("/pods/pg-x/status")
+    {
         pod_json("7")
     } else if path.ends_with("/resize") {
         json!({"metadata": {"name": "pg-x", "namespace": "default", "generation": 2}})
@@ -565,6 +567,7 @@ fn manifests_name_what_the_program_reads() {
     let rbac = include_str!("../deploy/rbac.yaml");
     for part in [
         "pods/resize",
+        "pods/status",
         "pods/binding",
         "tokenreviews",
         "virtualmachines",

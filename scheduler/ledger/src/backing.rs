@@ -64,11 +64,6 @@ impl Ledger {
             return false;
         };
         let spec = runner.spec;
-        let requests = if requests == spec && self.must_change(slot, now) {
-            requests + Amount { cpu_millis: 1, memory_bytes: 0 }
-        } else {
-            requests
-        };
         if requests == spec {
             return waits;
         }
@@ -154,11 +149,12 @@ impl Ledger {
         book.write(seal, now);
     }
 
-    /// When the approval of an earlier ledger is renewed for an agent that has not asked for anything by then. None: it need not be.
+    /// When the approval of an earlier ledger is renewed: for an agent, if it has not asked for anything by then. None: it need not be.
     pub(crate) fn renew_at(&self, vm: VmId) -> Option<Moment> {
         let (epoch, book) = (self.epoch?, self.book(vm)?);
-        let old = book.facts.autoscaled && book.newest().is_some_and(|seal| seal.epoch != epoch);
-        old.then(|| self.led_since + SILENT_FOR + spread(vm))
+        let waits = if book.facts.autoscaled { SILENT_FOR } else { Duration::ZERO };
+        let old = book.newest().is_some_and(|seal| seal.epoch != epoch);
+        old.then(|| self.led_since + waits + spread(vm))
     }
 
     /// Orders the approval to be written that waits for it.

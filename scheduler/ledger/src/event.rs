@@ -54,6 +54,15 @@ pub enum Event {
         /// The pod; none if there is no such pod any more.
         found: Option<PodFacts>,
     },
+    /// A fence was carried out. Of one that failed nothing is told: another follows.
+    Fenced {
+        /// The pod's uid.
+        uid: String,
+        /// Number of the fence.
+        number: u64,
+        /// The pod as it is since; none if there is no such pod any more.
+        found: Option<PodFacts>,
+    },
     /// The action was started: [`crate::Ledger::next`] no longer names it.
     Started(u64),
     /// A resize ended.
@@ -177,6 +186,16 @@ pub enum Action {
         vm: ObjectRef,
         /// The approval. One that is as new or newer stays.
         seal: Seal,
+    },
+    /// Change a pod's version, and nothing else that means anything: orders for earlier versions come to nothing. Ends in
+    /// [`Event::Fenced`], or is repeated.
+    Fence {
+        /// The pod.
+        pod: ObjectRef,
+        /// Nobody else leads.
+        epoch: u64,
+        /// Number of the fence: each must make another version.
+        number: u64,
     },
     /// Ask the API server for a pod. Ends in [`Event::LookedUp`], or is repeated.
     LookUp {

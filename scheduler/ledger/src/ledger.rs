@@ -91,6 +91,7 @@ impl Ledger {
                 self.pods.find(&uid).into_iter().for_each(|pod| self.look_up(pod, now));
             }
             Event::LookedUp { uid, found } => self.looked_up(&uid, found, now),
+            Event::Fenced { uid, number, found } => self.fenced(&uid, number, found, now),
             Event::Started(id) => self.started(id),
             Event::ResizeEnded { pod, number, result } => {
                 self.resize_ended(&pod, number, result, now);
@@ -161,12 +162,10 @@ impl Ledger {
             return;
         }
         (self.epoch, self.led_since) = (epoch, now);
-        if epoch.is_none() {
-            self.refuse_open_requests();
-        }
+        self.refuse_open_requests();
         if epoch.is_some() && self.led != epoch {
             // Somebody else may have led in between.
-            self.doubt_pods(now);
+            self.doubt_pods();
             self.led = epoch;
         }
         self.forget_tries();
@@ -320,11 +319,7 @@ impl Ledger {
             match who {
                 Who::Pod(pod) => {
                     self.set_pod_timer(pod, None);
-                    // What has become impossible makes room, which wishes are served from in the same turn.
-                    if let Some(slot) = self.pods.get_mut(pod) {
-                        slot.book.age(now);
-                    }
-                    self.recount_pod(pod);
+                    self.fence(pod, now);
                     let unconfirmed = self.pod(pod).and_then(|book| book.unconfirmed);
                     if unconfirmed.is_some_and(|at| at <= now) {
                         self.look_up(pod, now);

@@ -50,7 +50,7 @@
 //! | M27 annotations carry what is asked and permitted | so here, what is permitted signed | E `tests::growth_goes_by_way_of_a_resize_to_a_signed_answer`, `limits::what_was_noted_about_a_vm_goes_with_it` |
 //! | B1 | a permit within the lease is answered from memory in one turn, the note written behind it | `leases::growth_inside_a_lease_is_answered_in_the_same_turn` |
 //! | B6 | of a migration: the destination first, an end to waiting for its target, later attempts after one that failed, what has ended is deleted | `moves::the_destination_stays_below_its_own_watermark_and_lets_the_vm_in`, `moves::a_target_that_does_not_come_ends_the_migration`, `moves::an_order_that_nobody_sees_is_given_up`, `moves::what_was_moved_rests` |
-//! | B9 | a standby; a leader that stops in time; nothing is sent without the lease | `permits::a_new_ledger_takes_no_requests_away_that_an_older_answer_may_need`, `moves::the_next_leader_keeps_the_room_of_migrations_and_decides_nothing_before_it_knows_them`, E `lease::a_holder_stops_before_another_begins`, `lease::a_lease_ends_by_itself_and_is_of_one_epoch`, `fencing::without_the_lease_nothing_is_sent` |
+//! | B9 | a standby; a leader that stops in time; nothing is sent without the lease | `permits::a_new_ledger_takes_no_requests_away_that_an_older_answer_may_need`, `leases::what_an_earlier_leader_may_have_taken_backs_nothing_before_the_pod_is_fenced`, `moves::the_next_leader_keeps_the_room_of_migrations_and_decides_nothing_before_it_knows_them`, E `lease::a_holder_stops_before_another_begins`, `lease::a_lease_ends_by_itself_and_is_of_one_epoch`, `fencing::without_the_lease_nothing_is_sent` |
 //!
 //! What this crate does not know: clocks, Kubernetes' objects, signatures, who is allowed to ask.
 
@@ -68,9 +68,9 @@ mod demands;
 mod dump;
 mod event;
 mod facts;
+mod fence;
 mod give_way;
 mod headroom;
-mod inherited;
 mod ledger;
 mod moves;
 mod permit;

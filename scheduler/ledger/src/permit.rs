@@ -147,7 +147,9 @@ impl Ledger {
             if let Some(ticket) = book.wish.take().and_then(|wish| wish.ticket) {
                 self.refuse_unknown(ticket, "the VM has no pod");
             }
-            self.return_approval(vm, epoch, now);
+            if !self.resolve_doubts_of(vm, now) {
+                self.return_approval(vm, epoch, now);
+            }
             return;
         }
         if book.wish.as_ref().is_some_and(|wish| !wish.own) {
@@ -184,7 +186,7 @@ impl Ledger {
 
     pub(crate) fn step_growing(&mut self, vm: VmId, now: Moment) {
         let Some(pod) = self.primary(vm) else { return };
-        let (backed, doubted) = (pod.book.backed(), pod.book.doubted());
+        let backed = pod.book.backed();
         let state = self.book(vm).and_then(|book| book.wish.as_ref()).map(|wish| wish.state);
         let growing = match state {
             Some(WishState::Growing { requests, .. }) => Some(requests),
@@ -214,12 +216,10 @@ impl Ledger {
             }
             WishState::Growing { .. } if taken => wish.state = WishState::Waiting,
             WishState::Growing { since, .. } => {
-                let due = wish.ticket.is_some() && wish.answer_by(since, hold, resize_limit) <= now;
                 if wish.refused.is_some() || refused || since + give_up <= now {
                     self.revoke(vm, now);
-                } else if due && doubted {
-                    self.refuse_outdated(vm);
-                } else if due {
+                } else if wish.ticket.is_some() && wish.answer_by(since, hold, resize_limit) <= now
+                {
                     wish.reason = "kubelet has not allocated it yet".to_owned();
                     self.answer_short(vm, Why::KubeletSlow);
                 }
@@ -230,21 +230,15 @@ impl Ledger {
     /// Kubelet will not give it: the order is taken back, since others count it as used.
     fn revoke(&mut self, vm: VmId, now: Moment) {
         let Some(book) = self.book_mut(vm) else { return };
-        let permit = book.permit();
         let Some(wish) = book.wish.as_mut() else { return };
         wish.state = WishState::Waiting;
         let reason = wish.refused.take().unwrap_or(REFUSED_BY_KUBELET);
         wish.failures = wish.failures.saturating_add(1);
         wish.not_before = now + back_off(wish.failures);
         reason.clone_into(&mut wish.reason);
-        let target = shrunk(wish.want, permit);
-        if wish.own {
-            return;
-        }
-        if self.is_certain(vm, target) {
+        if !wish.own {
+            let target = shrunk(wish.want, book.permit());
             self.finish(vm, target, Why::KubeletRefused, now);
-        } else {
-            self.refuse_outdated(vm);
         }
     }
 
@@ -253,13 +247,11 @@ impl Ledger {
         let Some(wish) = book.wish.as_ref().filter(|wish| wish.state == WishState::Waiting) else {
             return;
         };
-        let (own, due) = (wish.own, wish.since + self.settings.hold <= now);
-        let want = wish.want;
-        let unknown = self.outdated(vm) || !self.is_certain(vm, want.min(book.permit()));
-        if unknown && due && !own {
-            self.refuse_outdated(vm);
-        }
-        if unknown {
+        if self.outdated(vm) {
+            let (own, due) = (wish.own, wish.since + self.settings.hold <= now);
+            if due && !own {
+                self.refuse_outdated(vm);
+            }
             return;
         }
         self.adopt(vm);

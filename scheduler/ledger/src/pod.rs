@@ -20,22 +20,19 @@ pub(crate) struct Order {
     pub(crate) accepted: Option<u64>,
 }
 
-/// Orders whose end is unknown: they may still arrive, so nothing more is backed until it is known that they cannot.
+/// Orders whose end is unknown: they may still arrive, so nothing more is backed until the pod has another version than theirs.
 #[derive(Debug, Clone, Copy)]
 struct Maybe {
     most: Amount,
     version: u64,
-    until: Moment,
 }
 
-/// What an earlier leader may have done to a pod: what the watch has not told yet, until the API server has said how the pod is; and
-/// what it has ordered for that version of the pod, as long as such an order may still arrive.
-#[derive(Debug, Clone, Copy)]
-struct Doubt {
-    /// Nothing of an earlier leader arrives any more.
-    late: Moment,
-    /// The API server was asked since this ledger leads.
-    heard: bool,
+/// A change of the pod that makes it another version, and no more: whatever was ordered before is in it, or comes to nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fence {
+    pub(crate) number: u64,
+    /// Ordered again then.
+    pub(crate) again: Moment,
 }
 
 /// The books of one pod.
@@ -55,10 +52,11 @@ pub(crate) struct PodBook {
     lease_refusals: u32,
     /// Bound by us or looked up, and not yet seen so by the watch: the API server is asked then.
     pub(crate) unconfirmed: Option<Moment>,
-    /// Since when the API server is being asked for it.
-    pub(crate) asked: Option<Moment>,
-    /// Known from a time before this ledger led: whoever led then may have taken from it since, and given that to others.
-    doubt: Option<Doubt>,
+    /// The API server is being asked whether it is bound.
+    pub(crate) looking: bool,
+    /// Another leader may have ordered something for it that this ledger has not heard of: it backs nothing before it is fenced.
+    pub(crate) doubted: bool,
+    pub(crate) fence: Option<Fence>,
 }
 
 impl PodBook {
@@ -81,8 +79,9 @@ impl PodBook {
             no_lease_before: Moment::default(),
             lease_refusals: 0,
             unconfirmed: None,
-            asked: None,
-            doubt: None,
+            looking: false,
+            doubted: false,
+            fence: None,
         }
     }
 
@@ -131,51 +130,32 @@ impl PodBook {
 
     /// Kubelet has allocated at least this, for certain.
     pub(crate) fn backed(&self) -> Amount {
-        if self.doubt.is_some() { Amount::ZERO } else { self.backed }
+        if self.doubted { Amount::ZERO } else { self.backed }
     }
 
-    /// Kubelet has allocated at least this, if no order of an earlier leader arrives any more.
-    pub(crate) fn shown(&self) -> Amount {
-        if self.unheard() { Amount::ZERO } else { self.backed }
-    }
-
-    /// Whoever leads from now on knows of the pod what the watch has told so far, and orders of the leader before may still arrive.
-    /// The answer to a question of an earlier epoch does not count, unless it comes after the same was asked anew: a call takes a
-    /// second, and another leads in between for longer.
-    pub(crate) fn doubt(&mut self, now: Moment) {
-        let runner = self.facts.runner().is_some();
-        self.doubt = runner.then_some(Doubt { late: now + MAYBE_FOR, heard: false });
-        self.asked = None;
-    }
-
-    /// An earlier leader may have done to it what is not known.
-    pub(crate) fn doubted(&self) -> bool {
-        self.doubt.is_some()
-    }
-
-    /// The same, and the API server has not said yet how the pod is.
-    pub(crate) fn unheard(&self) -> bool {
-        self.doubt.is_some_and(|doubt| !doubt.heard)
-    }
-
-    /// Whether the API server should be asked now, for the sake of a wish.
-    pub(crate) fn is_question(&self, now: Moment) -> bool {
-        self.asked.is_none() && self.doubt.is_some_and(|doubt| !doubt.heard || doubt.late <= now)
-    }
-
-    /// Whether only an answer of the API server will do, and nothing that the watch tells: it may not have told everything yet.
-    pub(crate) fn waits_for_answer(&self) -> bool {
-        self.asked.is_some() && (self.doubt.is_some() || self.maybe.is_some())
-    }
-
-    /// The API server has said how the pod is, asked at that moment: orders which can no more arrive by then are in it, or came to nothing.
-    pub(crate) fn answered(&mut self, asked: Moment) {
-        self.maybe = self.maybe.filter(|maybe| maybe.until > asked);
-        self.doubt = self.doubt.filter(|doubt| doubt.late > asked);
-        if let Some(doubt) = &mut self.doubt {
-            doubt.heard = true;
+    /// Another led until now, or may have: nothing is known for certain, and what was ordered may come to anything.
+    pub(crate) fn doubt(&mut self) {
+        self.doubted = self.facts.runner().is_some();
+        self.fence = None;
+        if let Some(order) = self.order.take() {
+            self.may_arrive(order);
         }
+    }
+
+    /// Whether it must be fenced for what it backs to be known: for a wish, or to know what came of an order.
+    pub(crate) fn is_uncertain(&self, wanted: bool) -> bool {
+        (self.doubted && wanted) || self.maybe.is_some()
+    }
+
+    /// It is another version by now, and known as it is.
+    pub(crate) fn fenced(&mut self) {
+        (self.doubted, self.maybe, self.fence) = (false, None, None);
         self.see(self.facts.clone());
+    }
+
+    fn may_arrive(&mut self, order: Order) {
+        let other = self.maybe.map_or(Amount::ZERO, |maybe| maybe.most);
+        self.maybe = Some(Maybe { most: order.requests.max(other), version: order.version });
     }
 
     /// All that a wish for the VM depends on.
@@ -211,7 +191,10 @@ impl PodBook {
 
     /// Whether nothing stands against an order now.
     pub(crate) fn may_be_ordered(&self, now: Moment) -> bool {
-        self.order.is_none() && self.not_before <= now && self.unconfirmed.is_none()
+        self.order.is_none()
+            && self.fence.is_none()
+            && self.not_before <= now
+            && self.unconfirmed.is_none()
     }
 
     /// What was accepted and not done is not ordered again at once. Says whether it was.
@@ -241,8 +224,8 @@ impl PodBook {
     pub(crate) fn accepted(&mut self, number: u64, generation: u64) {
         if let Some(order) = self.order.as_mut().filter(|order| order.number == number) {
             order.accepted = Some(generation);
-            // The order changed the version that is known, and no other: one of an earlier leader meets another version.
-            self.doubt = None;
+            // The order changed the version that is known, and no other.
+            self.doubted = false;
             self.see(self.facts.clone());
         }
     }
@@ -252,9 +235,7 @@ impl PodBook {
         let Some(order) = self.order.filter(|order| order.number == number) else { return };
         self.order = None;
         if unknown {
-            let other = self.maybe.map_or(Amount::ZERO, |maybe| maybe.most);
-            let most = order.requests.max(other);
-            self.maybe = Some(Maybe { most, version: order.version, until: now + MAYBE_FOR });
+            self.may_arrive(order);
         } else {
             // What it would have taken is still there.
             self.see(self.facts.clone());
@@ -272,26 +253,15 @@ impl PodBook {
         }
     }
 
-    /// An order that cannot arrive any more may have arrived, and the watch be late: the API server is asked. Says when to look again.
-    pub(crate) fn age(&mut self, now: Moment) -> Option<Moment> {
-        if self.maybe.is_some_and(|maybe| maybe.until <= now) {
-            self.unconfirmed = self.unconfirmed.or(Some(now));
-        }
-        self.timer(now)
-    }
-
     /// When to look again.
     pub(crate) fn timer(&self, now: Moment) -> Option<Moment> {
-        let maybe = self.maybe.map(|maybe| maybe.until);
-        let late = self.doubt.filter(|doubt| doubt.heard).map(|doubt| doubt.late);
-        let later = [maybe, late, Some(self.not_before), Some(self.no_lease_before)];
-        let later = later.into_iter().flatten().filter(|at| *at > now);
-        later.chain(self.unconfirmed).min()
+        let retry = Some(self.not_before).filter(|at| *at > now);
+        let lease = Some(self.no_lease_before).filter(|at| *at > now);
+        let fence = self.fence.map(|fence| fence.again);
+        [retry, lease, fence, self.unconfirmed].into_iter().flatten().min()
     }
 }
 
-/// A request to the API server that was given up may still arrive for so long.
-const MAYBE_FOR: std::time::Duration = std::time::Duration::from_secs(5);
 /// Between two attempts at a lease that was refused, to begin with; doubled each time.
 const LEASE_AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
 /// The longest time between them.
@@ -403,19 +373,14 @@ mod tests {
     }
 
     #[test]
-    fn an_order_of_unknown_end_counts_for_a_while() {
+    fn an_order_of_unknown_end_counts_until_the_pod_is_fenced() {
         let second = std::time::Duration::from_secs(1);
         let mut pod = PodBook::new(facts(100, 100, 1, 1));
         pod.ordered(amount(300), 1);
         pod.failed(1, true, Moment(second));
         assert_eq!(pod.may_have(), amount(300));
-        let until = Moment(second) + MAYBE_FOR;
-        assert_eq!(pod.age(Moment(2 * second)), Some(until));
-        pod.answered(Moment(2 * second));
-        assert_eq!(pod.may_have(), amount(300), "it may have arrived since");
-        assert_eq!(pod.age(until), Some(until), "the API server is asked");
-        assert_eq!((pod.unconfirmed, pod.may_have()), (Some(until), amount(300)));
-        pod.answered(until);
+        assert!(pod.is_uncertain(false));
+        pod.fenced();
         assert_eq!(pod.may_have(), amount(100));
     }
 
@@ -427,9 +392,7 @@ mod tests {
         pod.failed(1, true, Moment(second));
         pod.see(facts(300, 300, 1, 1));
         assert_eq!((pod.backed(), pod.may_have()), (amount(100), amount(300)));
-        pod.age(Moment(10 * second));
-        assert_eq!(pod.backed(), amount(100), "it may have arrived, and the watch be late");
-        pod.answered(Moment(10 * second));
+        pod.fenced();
         assert_eq!(pod.backed(), amount(300), "it cannot arrive any more");
         pod.ordered(amount(100), 2);
         pod.failed(2, true, Moment(10 * second));

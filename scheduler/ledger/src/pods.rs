@@ -4,7 +4,6 @@
 //! kept until the watch shows it; when it does not, the API server is asked. Only its word frees anything.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use guest_units::Moment;
 
@@ -15,15 +14,15 @@ use crate::ledger::Ledger;
 use crate::pod::PodBook;
 use crate::slab::PodId;
 
-/// Between two questions about a pod whose size is in doubt.
-const ASK_AGAIN: Duration = Duration::from_secs(3);
-
 impl Ledger {
     pub(crate) fn see_pod(&mut self, facts: PodFacts, unconfirmed: Option<Moment>) {
         let Some(pod) = self.pods.find(&facts.uid) else {
             let uid = facts.uid.clone();
             let mut book = PodBook::new(facts);
             book.unconfirmed = unconfirmed;
+            if self.epoch.is_some() && unconfirmed.is_none() && book.facts.node.is_some() {
+                book.doubt();
+            }
             let pod = self.pods.find_or_insert(&uid, |id| PodSlot::new(id, book));
             self.link_pod(pod);
             self.touch_pod(pod);
@@ -38,14 +37,17 @@ impl Ledger {
             return;
         }
         let stays = stays(&book.facts, &facts);
+        let found = book.facts.node.is_none() && facts.node.is_some() && unconfirmed.is_none();
         if !stays {
             self.touch_pod(pod);
             self.unlink_pod(pod);
         }
         if let Some(slot) = self.pods.get_mut(pod) {
             slot.book.see(facts);
-            if !slot.book.waits_for_answer() {
-                (slot.book.unconfirmed, slot.book.asked) = (unconfirmed, None);
+            (slot.book.unconfirmed, slot.book.looking) = (unconfirmed, false);
+            if found && self.epoch.is_some() {
+                // Bound by another leader, who may have done more since.
+                slot.book.doubt();
             }
         }
         if stays {
@@ -71,9 +73,7 @@ impl Ledger {
         if book.unconfirmed.is_none() {
             return;
         }
-        book.asked = Some(now);
-        let again = if book.waits_for_answer() { ASK_AGAIN } else { self.settings.confirm_pod };
-        book.unconfirmed = Some(now + again);
+        (book.unconfirmed, book.looking) = (Some(now + self.settings.confirm_pod), true);
         let (reference, timer) = (book.reference(), book.timer(now));
         self.push(Action::LookUp { pod: reference }, Why::Unconfirmed);
         self.set_pod_timer(pod, timer);
@@ -87,16 +87,9 @@ impl Ledger {
         };
         let known = pod.and_then(|pod| self.pod(pod));
         // A binding that has begun since the question is not answered by it.
-        let asked =
-            known.filter(|book| facts.version >= book.facts.version).and_then(|book| book.asked);
-        let answers = asked.is_some();
-        let doubted = known.is_some_and(PodBook::waits_for_answer);
-        let again = if doubted { ASK_AGAIN } else { self.settings.confirm_pod };
-        let again = Some(now + again).filter(|_| !answers);
+        let answers = known.is_some_and(|book| book.looking && facts.version >= book.facts.version);
+        let again = Some(now + self.settings.confirm_pod).filter(|_| !answers);
         let unconfirmed = known.map_or(again, |book| book.unconfirmed.and(again));
-        if let Some(slot) = pod.and_then(|pod| self.pods.get_mut(pod)).filter(|_| answers) {
-            slot.book.asked = None;
-        }
         if let Some(pod) = pod.filter(|_| answers && facts.node.is_none()) {
             self.touch_pod(pod);
             self.unlink_pod(pod);
@@ -107,14 +100,8 @@ impl Ledger {
         }
         self.see_pod(facts, unconfirmed);
         let Some(pod) = self.pods.find(uid) else { return };
-        let Some(slot) = self.pods.get_mut(pod) else { return };
-        if let Some(asked) = asked {
-            slot.book.answered(asked);
-        }
-        let timer = slot.book.age(now);
+        let timer = self.pod(pod).and_then(|book| book.timer(now));
         self.set_pod_timer(pod, timer);
-        self.recount_pod(pod);
-        self.touch_pod(pod);
     }
 
     pub(crate) fn pods_listed(&mut self, uids: &BTreeSet<String>) {

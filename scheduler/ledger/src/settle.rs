@@ -195,12 +195,13 @@ impl Ledger {
         };
         // What these change on the node, the others are looked at for in the next round.
         for pod in self.by_need(node, due) {
+            self.fence(pod, now);
             let Some(slot) = self.pods.get_mut(pod) else { continue };
             slot.stale = false;
             let (vm, before) = (slot.vm, slot.book.state());
             let waits = self.order_resize(pod, &way, now);
             let Some(slot) = self.pods.get_mut(pod) else { continue };
-            let timer = slot.book.age(now);
+            let timer = slot.book.timer(now);
             let same = before == slot.book.state();
             self.set_pod_timer(pod, timer);
             self.recount_pod(pod);

@@ -212,8 +212,8 @@ impl VmBook {
         }
     }
 
-    /// What the spec wants for a VM that nobody asks for: one without an agent, or one that was never approved. `renew`: its agent
-    /// says nothing, and what it has is approved anew.
+    /// What the spec wants for a VM that nobody asks for: one without an agent, or one that was never approved. `renew`: what it has is
+    /// approved anew, which ends what earlier ledgers may have given.
     pub(crate) fn own_want(&self, epoch: u64, renew: bool) -> Option<Size> {
         if self.facts.deleting {
             return None;
@@ -222,8 +222,7 @@ impl VmBook {
         match self.newest() {
             None => Some(want),
             Some(seal) if self.facts.autoscaled => renew.then_some(seal.size),
-            // An approval of this epoch ends what earlier ledgers may have given.
-            Some(seal) if seal.size == want && seal.epoch == epoch => None,
+            Some(seal) if seal.size == want && (seal.epoch == epoch || !renew) => None,
             Some(_) => Some(want),
         }
     }

@@ -85,12 +85,18 @@ fn taken_over() -> World {
     world
 }
 
-/// The API server says what the pod has.
-fn found(world: &mut World, has: Size) -> Vec<Done> {
-    let mut found = runner("a", Some("n1"), cost(has));
-    found.version = world.pods["pod-a"].version + 1;
-    world.pods.insert(found.uid.clone(), found.clone());
-    world.tell(Event::LookedUp { uid: "pod-a".into(), found: Some(found) });
+/// The one thing that is done is to fence the VM's pod; this is its number.
+fn fence(world: &mut World) -> u64 {
+    let done = world.take_with_fences();
+    let [Done::Fence(uid, number)] = &done[..] else { panic!("{done:?}") };
+    assert_eq!(uid, "pod-a");
+    *number
+}
+
+/// The API server carries out the fence; the pod has so much.
+fn fenced(world: &mut World, number: u64, has: Size) -> Vec<Done> {
+    world.change(runner("a", Some("n1"), cost(has)));
+    world.fenced("pod-a", number);
     world.take()
 }
 
@@ -99,18 +105,17 @@ fn is_answered(done: &[Done]) -> bool {
 }
 
 #[test]
-fn what_an_earlier_leader_may_have_taken_backs_nothing_before_the_api_server_was_asked() {
-    // What the pod has by then, and whether the VM keeps what it says that it has.
-    for (left, kept) in [(size(2000, 3), true), (size(1000, 2), false)] {
+fn what_an_earlier_leader_may_have_taken_backs_nothing_before_the_pod_is_fenced() {
+    // What the pod has by then, and whether it is granted from memory.
+    for (left, granted) in [(size(2000, 3), true), (size(1000, 2), false)] {
         let mut world = taken_over();
-        world.ask_having(7, size(2000, 3), size(2000, 3));
-        let done = world.take();
-        assert_eq!(done, [Done::LookUp("pod-a".into())], "nothing is granted or ordered before");
+        world.ask("a", 7, size(2000, 3), size(2000, 3));
+        let number = fence(&mut world);
         // The watch tells of what happened before.
         world.change(world.pods["pod-a"].clone());
         assert_eq!(world.take(), [], "what the watch tells may be old");
-        let done = found(&mut world, left);
-        assert_eq!(is_answered(&done), kept, "{left}: {done:?}");
+        let done = fenced(&mut world, number, left);
+        assert_eq!(is_answered(&done), granted, "{left}: {done:?}");
     }
 }
 
@@ -118,44 +123,75 @@ fn what_an_earlier_leader_may_have_taken_backs_nothing_before_the_api_server_was
 fn an_approval_of_an_earlier_leader_that_was_not_heard_of_is_learnt_from_its_agent() {
     let mut world = taken_over();
     world.ask_having(7, size(2000, 3), size(2000, 3));
-    world.take();
-    let done = found(&mut world, size(2000, 3));
-    let [Done::Answer(..), ..] = &done[..] else { panic!("{done:?}") };
+    let number = fence(&mut world);
+    let done = fenced(&mut world, number, size(2000, 3));
     assert_eq!(permit(&done[0]).1.size, size(2000, 3));
     assert_eq!(world.ledger.dump().nodes["n1"].vms["d/a"].promise, size(2000, 3));
 }
 
 #[test]
-fn a_lease_backs_nothing_while_an_order_of_an_earlier_leader_may_arrive() {
-    // Whether the node has room for a thousandth of a CPU more, so that an order changes the pod.
-    for has_room in [true, false] {
+fn what_an_agent_says_that_it_has_is_believed_as_far_as_its_pod_has_it() {
+    let mut world = taken_over();
+    world.ask_having(7, size(4000, 8), size(4000, 8));
+    let number = fence(&mut world);
+    let done = fenced(&mut world, number, size(2000, 3));
+    assert!(!is_answered(&done), "{done:?}");
+    assert_eq!(world.ledger.dump().nodes["n1"].vms["d/a"].promise, size(1000, 2));
+}
+
+#[test]
+fn a_fence_is_ordered_again_until_one_is_answered_and_only_the_last_counts() {
+    let mut world = taken_over();
+    world.ask("a", 7, size(2000, 3), size(1000, 2));
+    let first = fence(&mut world);
+    world.pass(Duration::from_millis(1400));
+    let done = world.take_with_fences();
+    assert!(matches!(done[..], [Done::Answer(_, Answer::Refused { .. })]), "{done:?}");
+    world.ask("a", 8, size(2000, 3), size(1000, 2));
+    assert_eq!(world.take_with_fences(), [], "one is under way");
+    world.pass(Duration::from_millis(100));
+    let second = fence(&mut world);
+    let done = fenced(&mut world, first, size(2000, 3));
+    assert_eq!(done, [], "it was given up");
+    let done = fenced(&mut world, second, size(2000, 3));
+    assert!(is_answered(&done), "{done:?}");
+}
+
+#[test]
+fn what_another_leader_has_bound_is_in_doubt_and_what_this_one_has_bound_is_not() {
+    for ours in [false, true] {
         let mut world = taken_over();
-        if !has_room {
-            world.tell(Event::Pod(ordinary("other", "n1", amount(14_000, 1))));
-        }
-        world.ask_having(7, size(1500, 2), size(1000, 2));
+        world.vm(vm("b", size(1000, 2)));
+        world.pod(runner("b", None, cost(size(1000, 2))));
         world.take();
-        let done = found(&mut world, size(2000, 3));
-        assert!(!is_answered(&done), "{done:?}");
-        let ordered = matches!(done[..], [Done::Resize(..)]);
-        assert_eq!(ordered, has_room, "{done:?}");
-        if ordered {
-            world.resize(&done[0]);
-            let done = world.take();
-            assert_eq!(permit(&done[0]).1.size, size(1500, 2), "no older order meets this version");
-            continue;
+        if ours {
+            let (facts, _) = world.ledger.may_bind("pod-b", "n1").unwrap();
+            world.tell(Event::Placing(facts));
         }
-        world.pass(Duration::from_secs(2));
-        let done = world.take();
-        assert!(matches!(done[..], [Done::Answer(_, Answer::Refused { .. })]), "{done:?}");
-        world.pass(Duration::from_millis(2900));
-        world.ask_having(8, size(1500, 2), size(1000, 2));
-        assert_eq!(world.take(), [], "still too early");
-        world.pass(Duration::from_millis(100));
-        assert_eq!(world.take(), [Done::LookUp("pod-a".into())], "late enough");
-        world.look_up("pod-a");
-        assert_eq!(permit(&world.take()[0]).1.size, size(1500, 2));
+        world.pod(runner("b", Some("n1"), cost(size(1000, 2))));
+        world.ask("b", 1, size(1000, 2), size(1000, 2));
+        let done = world.take_with_fences();
+        let fences = done.iter().any(|done| matches!(done, Done::Fence(..)));
+        assert_eq!(fences, !ours, "{done:?}");
     }
+}
+
+#[test]
+fn a_vm_that_is_not_placed_as_far_as_is_known_gets_no_approval_before_its_pod_is_fenced() {
+    let mut world = leased(node("n1", 16_000, 32), &["a"]);
+    let bound = world.pods["pod-a"].clone();
+    world.tell(Event::PodGone("pod-a".into()));
+    world.pods.remove("pod-a");
+    world.pod(runner("a", None, cost(size(1000, 2))));
+    world.take();
+    world.tell(Event::Leader(None));
+    world.tell(Event::Leader(Some(2)));
+    let number = fence(&mut world);
+    // Another leader has bound it, and the watch has not shown that yet.
+    world.change(bound);
+    world.fenced("pod-a", number);
+    let done = world.take();
+    assert!(!done.iter().any(|done| matches!(done, Done::Approve(..))), "{done:?}");
 }
 
 #[test]

@@ -425,6 +425,7 @@ fn few_leave_a_node_and_come_to_one_at_a_time() {
 fn who_moves_keeps_its_size_and_gets_what_it_asked_for_afterwards() {
     let (mut world, facts) = moving();
     world.ask("c", 1, size(3500, 8), size(3500, 8));
+    assert_eq!(world.take(), []);
     world.pass(Duration::from_millis(600));
     let done = world.take();
     let (outcome, seal, reason) = permit(&done[0]);

@@ -61,7 +61,7 @@ pub struct PermitRequest {
     /// The least total that is of use, per resource: a resource that cannot have it keeps its present permit.
     pub least: Size,
     /// What the VM has, or may get by what its agent has already written. A scheduler that does not know that it was approved, since
-    /// another one did so, counts it as approved as far as the pod has it; and what fits in it may be answered from memory.
+    /// another one did so, counts it as approved if the pod has it.
     pub current: Size,
 }
 

@@ -178,3 +178,32 @@ async fn who_cannot_decide_keeps_no_connection() {
         ended.unwrap();
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fence_writes_a_condition_that_is_another_each_time() {
+    let extender = extender("fences").await;
+    extender.running().await;
+    let pod = scheduler_protocol::ObjectRef {
+        namespace: "default".into(),
+        name: "pg-x".into(),
+        uid: "p1".into(),
+    };
+    let epoch = extender.dump().await.epoch.unwrap();
+    extender.effects.fence_pod(pod.clone(), epoch + 1, 1);
+    for number in 2..4 {
+        extender.effects.fence_pod(pod.clone(), epoch, number);
+    }
+    let fences = || extender.called(&Method::PATCH, "/pods/pg-x/status");
+    extender.until("two fences", |_| true, || async { fences().len() >= 2 }).await;
+    for fence in fences() {
+        assert_eq!(fence["metadata"], json!({"uid": "p1"}));
+        assert_eq!(fence["spec"], Value::Null);
+        let [condition] = &fence["status"]["conditions"].as_array().unwrap()[..] else {
+            panic!("{fence}")
+        };
+        assert_eq!(condition["type"], controller_api::names::CONDITION_FENCED);
+        let message = condition["message"].as_str().unwrap();
+        assert!(message.contains(&format!("epoch {epoch} ")), "{message}");
+    }
+    assert_ne!(fences()[0], fences()[1]);
+}

@@ -4,8 +4,8 @@
 
 use guest_units::{Bytes, MilliCpu, Moment, Size};
 use scheduler_ledger::{
-    Amount, Asked, DEFAULT_OVERHEAD, Event, Ledger, NodeFacts, PodFacts, PodKind, Price,
-    RunnerFacts, Seal, Settings, Ticket, VmFacts,
+    Action, Amount, Asked, DEFAULT_OVERHEAD, Event, Ledger, NodeFacts, PodFacts, PodKind, Price,
+    RunnerFacts, Seal, Settings, Ticket, Todo, VmFacts,
 };
 use scheduler_protocol::ObjectRef;
 
@@ -125,11 +125,13 @@ pub fn ledger(
 ) -> Ledger {
     let mut ledger = Ledger::new(settings);
     ledger.handle(Event::Leader(Some(1)), NOW);
+    let mut first = Vec::with_capacity(nodes * vms);
     for index in 0..nodes {
         ledger.handle(Event::Node(node(index)), NOW);
         for vm_index in index * vms..(index + 1) * vms {
             let facts = vm(vm_index);
             let requests = (Amount::from(facts.wanted) + DEFAULT_OVERHEAD).max(facts.floor);
+            first.push((facts.wanted, requests));
             ledger.handle(Event::Vm(facts), NOW);
             ledger.handle(Event::Pod(pod(vm_index, index, 1, requests)), NOW);
         }
@@ -138,5 +140,27 @@ pub fn ledger(
     ledger.handle(Event::NodesListed((0..nodes).map(node_name).collect()), NOW);
     ledger.handle(Event::PodsListed(all.clone().map(pod_uid).collect()), NOW);
     ledger.handle(Event::VmsListed(all.map(vm_uid).collect()), NOW);
+    for (index, (size, requests)) in first.into_iter().enumerate() {
+        ask_first(&mut ledger, index, index / vms, size, requests);
+    }
     ledger
+}
+
+/// The first request of a VM after a change of leader: its pod is fenced.
+fn ask_first(ledger: &mut Ledger, index: usize, node: usize, size: Size, requests: Amount) {
+    ledger.handle(Event::Asked(asked(index, node, 0, size)), NOW);
+    // The fence, then the answer.
+    for _ in 0..2 {
+        for Todo { id, action, .. } in ledger.next(NOW).start {
+            match action {
+                Action::Fence { pod: fenced, number, .. } => {
+                    ledger.handle(Event::Started(id), NOW);
+                    let found = Some(pod(index, node, 1, requests));
+                    ledger.handle(Event::Fenced { uid: fenced.uid, number, found }, NOW);
+                }
+                Action::Answer { .. } => ledger.handle(Event::Started(id), NOW),
+                _ => {}
+            }
+        }
+    }
 }

@@ -16,19 +16,17 @@ use crate::support::{Heard, World, cost};
 
 /// Every request has its answer after that: the time to wait for room, and the time that kubelet has.
 const LONGEST: Duration = Duration::from_millis(500 + 1400);
-/// An order of unknown end arrives within this, or never.
-const MAY_ARRIVE: Duration = Duration::from_secs(5);
 /// A migration that was ordered is seen within this, or given up.
 const UNSEEN: Duration = Duration::from_secs(60);
 
 type Place = (u64, u64);
 
-/// How an order to resize stands.
+/// How an order to resize stands. One of unknown end may arrive as long as the pod has the version that it is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Open,
     Accepted(u64),
-    Unknown(Moment),
+    Unknown,
     Nothing,
 }
 
@@ -49,8 +47,8 @@ struct Memory {
     pods: BTreeMap<String, PodFacts>,
     /// Pods that the API server is asked for.
     looking: BTreeSet<String>,
-    /// When it was asked for them last, in this epoch: the answer tells what came of orders that could no more arrive by then.
-    questions: BTreeMap<String, Moment>,
+    /// The last fence of each pod that was ordered in this epoch.
+    fences: BTreeMap<String, u64>,
     /// The last epoch in which it led.
     led: Option<u64>,
     /// All copies of each VM, in their order.
@@ -106,11 +104,6 @@ impl Model {
         }
     }
 
-    /// What a VM was approved for, as far as the present ledger knows.
-    pub(crate) fn told(&self, vm: &str) -> Size {
-        if self.now.vms.contains_key(vm) { self.now.permit(vm) } else { Size::default() }
-    }
-
     fn event(&mut self, event: Event, at: Moment) {
         let memory = &mut self.now;
         match event {
@@ -120,8 +113,13 @@ impl Model {
                 }
                 memory.leads = epoch;
                 if epoch.is_some() && memory.led != epoch {
-                    memory.questions.clear();
+                    memory.fences.clear();
                     memory.led = epoch;
+                    for order in memory.orders.values_mut() {
+                        if matches!(order.end, End::Open | End::Accepted(_)) {
+                            order.end = End::Unknown;
+                        }
+                    }
                 }
             }
             Event::MigrationsListed(_) => drop(memory.listed.insert("migrations")),
@@ -145,9 +143,12 @@ impl Model {
             Event::Pod(pod) | Event::Placing(pod) => memory.see(pod, false),
             Event::LookedUp { uid, found: Some(pod) } => {
                 let asked = memory.looking.contains(&uid);
-                memory.answered(&pod);
                 memory.see(pod, asked);
             }
+            Event::Fenced { uid, number, found } if memory.fences.get(&uid) == Some(&number) => {
+                memory.fenced(&uid, found);
+            }
+            Event::Fenced { .. } => {}
             Event::PodGone(uid) | Event::LookedUp { uid, found: None } => {
                 memory.pods.remove(&uid);
             }
@@ -155,11 +156,13 @@ impl Model {
             Event::Asked(asked) => memory.ask(asked, at),
             Event::ResizeEnded { number, result, .. } => {
                 let order = memory.orders.get_mut(&number).expect("only what was ordered ends");
-                order.end = match result {
-                    ResizeResult::Accepted { generation } => End::Accepted(generation),
-                    ResizeResult::Unknown => End::Unknown(at),
-                    _ => End::Nothing,
-                };
+                if order.end == End::Open {
+                    order.end = match result {
+                        ResizeResult::Accepted { generation } => End::Accepted(generation),
+                        ResizeResult::Unknown => End::Unknown,
+                        _ => End::Nothing,
+                    };
+                }
             }
             _ => {}
         }
@@ -206,10 +209,11 @@ impl Model {
                 let known = self.now.migrations.get(&migration.uid);
                 assert!(known.is_some_and(|it| it.ours), "{migration:?} is somebody else's");
             }
-            Action::LookUp { pod } => {
-                self.now.questions.insert(pod.uid.clone(), now);
-                self.now.looking.insert(pod.uid);
+            Action::Fence { pod, epoch, number } => {
+                assert_eq!(Some(epoch), self.now.leads, "rule 5: a fence of the present leader");
+                self.now.fences.insert(pod.uid, number);
             }
+            Action::LookUp { pod } => drop(self.now.looking.insert(pod.uid)),
             Action::Notice { .. } => {}
         }
     }
@@ -248,14 +252,12 @@ impl Model {
             assert_eq!(node.ordinary, others, "{name}: what ordinary pods take");
             let promised: Amount = node.vms.values().map(|vm| vm.promise.into()).sum();
             assert_eq!(node.promised, promised, "{name}: what is promised");
-            let runners = |most| -> Amount {
-                let held =
-                    |pod: &PodFacts, promise| memory.may_have(pod, now, most).max(cost(promise));
+            let runners: Amount = {
                 let here = node.vms.values().filter_map(|vm| {
                     let is = |pod: &&PodFacts| Some(&pod.name) == vm.pod.as_ref();
                     Some((vm, memory.pods.values().find(is).filter(|pod| runner(pod).is_some())?))
                 });
-                here.map(|(vm, pod)| held(pod, vm.promise)).sum()
+                here.map(|(vm, pod)| memory.may_have(pod).max(cost(vm.promise))).sum()
             };
             let booked: Amount = dump
                 .nodes
@@ -268,11 +270,11 @@ impl Model {
                 .sum();
             assert_eq!(node.booked, booked, "{name}: what is booked");
             let others = others + booked + memory.of_moves(name, node, now);
-            let taken = others + runners(false);
+            let taken = others + runners;
             assert!(taken.fits_in(node.reserved), "{name}: {} hold {taken}", node.reserved);
             let grows = node.vms.values().any(|vm| matches!(vm.wish, Some("growing" | "held")));
             // Before everything is known, pods of VMs that are not known hold what they request.
-            let more = grows || !memory.complete() || node.reserved.fits_in(others + runners(true));
+            let more = grows || !memory.complete() || node.reserved.fits_in(taken);
             assert!(more, "{name}: {} hold {taken}", node.reserved);
             let leased: Amount = node.vms.values().map(|vm| vm.leased).sum();
             assert_eq!(node.leased, leased, "{name}: what is leased");
@@ -308,14 +310,17 @@ impl Memory {
         }
     }
 
-    /// The API server was asked for the pod: an order that could no more arrive by then is in it, or came to nothing.
-    fn answered(&mut self, pod: &PodFacts) {
-        let older = self.pods.get(&pod.uid).is_some_and(|known| known.version > pod.version);
-        let Some(asked) = self.questions.remove(&pod.uid).filter(|_| !older) else { return };
-        for order in self.orders.values_mut().filter(|order| order.pod == pod.uid) {
-            if matches!(order.end, End::Unknown(since) if since + MAY_ARRIVE <= asked) {
+    /// The pod is another version by now: what was ordered before is in it, or comes to nothing.
+    fn fenced(&mut self, uid: &str, found: Option<PodFacts>) {
+        self.fences.remove(uid);
+        for order in self.orders.values_mut().filter(|order| order.pod == uid) {
+            if order.end == End::Unknown {
                 order.end = End::Nothing;
             }
+        }
+        match found {
+            Some(pod) => self.see(pod, false),
+            None => drop(self.pods.remove(uid)),
         }
     }
 
@@ -384,7 +389,7 @@ impl Memory {
             } else {
                 self.approved(vm)
             };
-            self.may_have(pod, now, false).max(if known { cost(used) } else { Amount::ZERO })
+            self.may_have(pod).max(if known { cost(used) } else { Amount::ZERO })
         };
         twins.map(takes).sum()
     }
@@ -409,20 +414,14 @@ impl Memory {
         self.usable(vm).map(|seal| seal.size).fold(plugged.max(self.least(vm)), Size::max)
     }
 
-    /// The most that a pod may have, whatever comes of what was ordered. With `most`, an order of unknown end counts as long as
-    /// a later one for the same version of the pod: it need not be told which of them arrives.
-    fn may_have(&self, pod: &PodFacts, now: Moment, most: bool) -> Amount {
+    /// The most that a pod may have, whatever comes of what was ordered.
+    fn may_have(&self, pod: &PodFacts) -> Amount {
         let Some(facts) = runner(pod) else { return Amount::ZERO };
         let orders = self.orders.values().filter(|order| order.pod == pod.uid);
-        let arrives = |order: &Order| match order.end {
-            End::Unknown(since) => order.version == pod.version && now < since + MAY_ARRIVE,
-            _ => false,
-        };
         let counts = |order: &&Order| match order.end {
             End::Open => true,
             End::Accepted(generation) => facts.generation < generation,
-            End::Unknown(_) if most => order.version == pod.version,
-            End::Unknown(_) => arrives(order),
+            End::Unknown => order.version == pod.version,
             End::Nothing => false,
         };
         let shown = facts.spec.max(facts.allocated.unwrap_or_default());

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::model::Model;
 use crate::support::{Done, World, allocated, amount, cost, node, reference, size, vm};
 use crate::{Op, Step};
-use guest_units::{MilliCpu, Moment, Size};
+use guest_units::{MilliCpu, Size};
 use scheduler_ledger::{
     Amount, Answer, Asked, Event, Lease, Moves, NodeFacts, PodFacts, PodKind, Seal, Settings,
     Ticket, VmFacts,
@@ -64,11 +64,13 @@ pub(crate) struct Run {
     /// Orders sent and not yet with the API server.
     pub(crate) orders: Vec<Done>,
     /// Resizes of unknown end: pod, version, requests, until when they may arrive.
-    late: Vec<(String, u64, Amount, Moment)>,
+    late: Vec<(String, u64, Amount)>,
     /// Approvals that the extender is writing.
     writes: Vec<(String, Seal)>,
     /// Pods that the API server is asked for.
     questions: Vec<String>,
+    /// Fences on their way to the API server.
+    fences: Vec<(String, u64)>,
     /// Migrations that are to be made or deleted.
     moves: Vec<Done>,
     /// Number of migrations that there ever were.
@@ -140,6 +142,7 @@ impl Run {
             late: Vec::new(),
             writes: Vec::new(),
             questions: Vec::new(),
+            fences: Vec::new(),
             moves: Vec::new(),
             migrations: 0,
             polite: false,
@@ -191,7 +194,7 @@ impl Run {
 
     /// Starts what is to be done: it is now on its way.
     pub(crate) fn collect(&mut self) {
-        for done in self.world.take() {
+        for done in self.world.take_with_fences() {
             match done {
                 Done::Answer(ticket, answer) => {
                     let (vm, asked) =
@@ -204,6 +207,7 @@ impl Run {
                 Done::Resize(..) => self.orders.push(done),
                 Done::Approve(vm, seal) => self.writes.push((vm, seal)),
                 Done::LookUp(uid) => self.questions.push(uid),
+                Done::Fence(uid, number) => self.fences.push((uid, number)),
                 Done::Migrate(..) | Done::EndMigration(_) => self.moves.push(done),
                 Done::Denied(_, reason) => assert!(!reason.is_empty()),
                 Done::Served(..) => {}
@@ -326,7 +330,7 @@ impl Run {
             generation,
             want,
             least: Size { cpu: MilliCpu(least.min(cpu)), memory: want.memory },
-            current: self.model.told(&vm_uid(vm)).min(want),
+            current: Size::default(),
         }));
     }
 
@@ -397,12 +401,15 @@ impl Run {
         }
     }
 
-    /// The process dies: what was on its way to the API server is lost, what agents hold is not.
+    /// The process dies: what was on its way to the API server is lost or late, what agents hold is neither.
     fn restart(&mut self, order: usize) {
-        self.orders.clear();
-        self.late.clear();
+        for order in self.orders.drain(..) {
+            let Done::Resize(uid, number, requests) = order else { continue };
+            self.late.push((uid, self.world.versions[&number], requests));
+        }
         self.writes.clear();
         self.questions.clear();
+        self.fences.clear();
         self.moves.clear();
         self.open.clear();
         // The next one has shown nobody anything yet.

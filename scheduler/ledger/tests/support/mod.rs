@@ -124,6 +124,7 @@ pub enum Done {
     Resize(String, u64, Amount),
     Approve(String, Seal),
     LookUp(String),
+    Fence(String, u64),
     /// The VM, where it goes, and the name of the migration.
     Migrate(String, String, String),
     EndMigration(String),
@@ -356,8 +357,40 @@ impl World {
         self.now = end;
     }
 
-    /// Starts everything that is to be done.
+    /// Starts everything that is to be done. Fences are carried out at once.
     pub fn take(&mut self) -> Vec<Done> {
+        let mut all = Vec::new();
+        loop {
+            let done = self.take_with_fences();
+            if done.is_empty() {
+                return all;
+            }
+            for done in done {
+                match done {
+                    Done::Fence(uid, number) => self.fenced(&uid, number),
+                    done => all.push(done),
+                }
+            }
+        }
+    }
+
+    /// A pod becomes another version, and stays as it is.
+    pub fn touch(&mut self, uid: &str) {
+        self.version += 1;
+        if let Some(pod) = self.pods.get_mut(uid) {
+            pod.version = self.version;
+        }
+    }
+
+    /// The API server carries out a fence, and says so.
+    pub fn fenced(&mut self, uid: &str, number: u64) {
+        self.touch(uid);
+        let found = self.pods.get(uid).cloned();
+        self.tell(Event::Fenced { uid: uid.into(), number, found });
+    }
+
+    /// The same, and fences are left to the test.
+    pub fn take_with_fences(&mut self) -> Vec<Done> {
         let actions = self.ledger.next(self.now);
         assert_eq!(actions, self.ledger.next(self.now), "asking changes nothing");
         let mut done = Vec::new();
@@ -371,6 +404,7 @@ impl World {
                 }
                 Action::Approve { vm, seal } => Done::Approve(vm.uid, seal),
                 Action::LookUp { pod } => Done::LookUp(pod.uid),
+                Action::Fence { pod, number, .. } => Done::Fence(pod.uid, number),
                 Action::Migrate { vm, to, name, .. } => Done::Migrate(vm.uid, to, name),
                 Action::EndMigration { migration, .. } => Done::EndMigration(migration.uid),
                 Action::Notice { vm, notice: Notice::Denied { reason } } => {

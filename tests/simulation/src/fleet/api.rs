@@ -138,6 +138,14 @@ impl World {
                 let generation = seal.generation;
                 self.send(link, Message::Approved { vm, life, generation, written });
             }
+            Message::Fence { pod, life, number } => {
+                let there = |pod: &&Pod| !pod.gone && pod.created;
+                if self.pods.get(pod as usize).filter(there).is_some() {
+                    self.pod_changed(pod);
+                }
+                let found = self.pods.get(pod as usize).filter(there).copied().map(Box::new);
+                self.send(link, Message::Fenced { pod, life, number, found });
+            }
             Message::LookUp { pod, life } => {
                 let found = self.pods.get(pod as usize).filter(|pod| !pod.gone && pod.created);
                 let found = found.copied().map(Box::new);

@@ -231,6 +231,10 @@ impl World {
                 }
                 self.call(twin, seal.epoch, Message::Approve { vm, life, seal });
             }
+            Action::Fence { pod, epoch, number: order } => {
+                let Some(pod) = number(&pod.uid) else { return };
+                self.call(twin, epoch, Message::Fence { pod, life, number: order });
+            }
             Action::LookUp { pod } => {
                 let Some(pod) = number(&pod.uid) else { return };
                 self.say(twin, Link::ExtenderApi(twin), Message::LookUp { pod, life });
@@ -340,6 +344,10 @@ impl World {
             Message::Approved { vm, life, generation, written } if life == ours => {
                 let vm = vm_name(vm);
                 self.tell_ledger(twin, Event::ApproveEnded { vm, generation, written });
+            }
+            Message::Fenced { pod, life, number, found } if life == ours => {
+                let found: Option<PodFacts> = found.map(|found| found.facts(pod));
+                self.tell_ledger(twin, Event::Fenced { uid: pod_name(pod), number, found });
             }
             Message::LookedUp { pod, life, found } if life == ours => {
                 let found: Option<PodFacts> = found.map(|found| found.facts(pod));

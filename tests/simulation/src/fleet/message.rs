@@ -248,6 +248,21 @@ pub(crate) enum Message {
         generation: u64,
         written: bool,
     },
+    Fence {
+        pod: PodId,
+        life: u32,
+        number: u64,
+    },
+    Fenced {
+        pod: PodId,
+        life: u32,
+        number: u64,
+        found: Option<Box<Pod>>,
+    },
+    FenceFailed {
+        pod: PodId,
+        number: u64,
+    },
     LookUp {
         pod: PodId,
         life: u32,

@@ -26,6 +26,8 @@ const FENCED_LIMIT: Duration = MARGIN;
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
 const GUEST_LIMIT: Duration = Duration::from_secs(2);
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// After so long a message arrives that nobody waits for any more.
+const VERY_LATE: Duration = Duration::from_secs(30);
 
 /// The median, measured on the local cluster and by the notes on vsock and virtio-mem.
 fn median(link: Link) -> Duration {
@@ -108,7 +110,10 @@ impl World {
                 // What nobody waits for any more may still arrive.
                 let late = late(message).filter(|_| may_be_late);
                 if let Some(message) = late.filter(|_| self.faults.either()) {
-                    self.fail(link, API_LIMIT.mul_f64(0.9), message);
+                    // Nothing bounds how late a resize may be.
+                    let very = matches!(message, Message::Resize { .. }) && self.faults.either();
+                    let after = if very { VERY_LATE } else { API_LIMIT.mul_f64(0.9) };
+                    self.fail(link, after, message);
                 }
             }
         }
@@ -191,6 +196,7 @@ impl World {
             | Message::WriteStatus { .. }
             | Message::Resize { .. }
             | Message::Approve { .. }
+            | Message::Fence { .. }
             | Message::LookUp { .. }
             | Message::Bind { .. }
             | Message::LeaseRead { .. }
@@ -235,6 +241,8 @@ impl World {
             | Message::StatusWritten { .. } => self.operator_hears(message),
             Message::Resized { .. }
             | Message::Approved { .. }
+            | Message::Fenced { .. }
+            | Message::FenceFailed { .. }
             | Message::LookedUp { .. }
             | Message::Bound { .. } => {
                 if let Link::ExtenderApi(twin) = link {
@@ -293,6 +301,9 @@ impl World {
             Message::PodSeen { pod, .. }
             | Message::Resize { pod, .. }
             | Message::Resized { pod, .. }
+            | Message::Fence { pod, .. }
+            | Message::Fenced { pod, .. }
+            | Message::FenceFailed { pod, .. }
             | Message::LookUp { pod, .. }
             | Message::LookedUp { pod, .. }
             | Message::Bind { pod, .. }
@@ -356,9 +367,10 @@ fn echo(message: &Message) -> Option<Message> {
 /// The same message, if it is one that may still be carried out when nobody waits for it any more.
 fn late(message: Message) -> Option<Message> {
     match message {
-        Message::Resize { .. } | Message::Order { .. } | Message::LeaseWrite { .. } => {
-            Some(message)
-        }
+        Message::Resize { .. }
+        | Message::Fence { .. }
+        | Message::Order { .. }
+        | Message::LeaseWrite { .. } => Some(message),
         // Answers to it have no number of their own: this one's is for nobody.
         Message::WriteStatus { vm, over, status, .. } => {
             Some(Message::WriteStatus { vm, epoch: 0, over, status })
@@ -406,6 +418,9 @@ fn failure(message: &Message, now: Moment) -> Option<(Duration, Message)> {
         }
         Message::Approved { vm, life, generation, .. } => {
             (FENCED_LIMIT, Message::Approved { vm, life, generation, written: false })
+        }
+        Message::Fence { pod, number, .. } | Message::Fenced { pod, number, .. } => {
+            (FENCED_LIMIT, Message::FenceFailed { pod, number })
         }
         Message::Bind { pod, life, .. } | Message::Bound { pod, life, .. } => {
             (FENCED_LIMIT, Message::Bound { pod, life, done: false })

@@ -21,6 +21,9 @@ pub(super) fn call(message: &Message) -> Option<(u8, u32, u64)> {
         Message::Approve { vm, seal, .. } => Some((1, vm, seal.generation)),
         Message::Approved { vm, generation, .. } => Some((1, vm, generation)),
         Message::Bind { pod, .. } | Message::Bound { pod, .. } => Some((2, pod, 0)),
+        Message::Fence { pod, number, .. }
+        | Message::Fenced { pod, number, .. }
+        | Message::FenceFailed { pod, number, .. } => Some((3, pod, number)),
         _ => None,
     }
 }
@@ -35,6 +38,7 @@ fn not_held(message: &Message) -> Option<Message> {
             Message::Approved { vm, life, generation: seal.generation, written: false }
         }
         Message::Bind { pod, life, .. } => Message::Bound { pod, life, done: false },
+        Message::Fence { pod, number, .. } => Message::FenceFailed { pod, number },
         _ => return None,
     })
 }
@@ -48,6 +52,8 @@ fn addressee(link: Link, message: &Message) -> Option<Twin> {
             Link::ExtenderApi(twin),
             Message::Resized { .. }
             | Message::Approved { .. }
+            | Message::Fenced { .. }
+            | Message::FenceFailed { .. }
             | Message::LookedUp { .. }
             | Message::Bound { .. },
         )

@@ -1,19 +1,22 @@
 //! API server, kubelet and kube-scheduler, with what goes wrong on the way to them.
 
-use std::time::Duration;
-
 use scheduler_ledger::{Amount, Event, PodFacts, PodKind, ResizeResult};
 
 use super::{NODES, Run, index, shown, starts};
 use crate::support::{Done, allocated, ordinary};
 
-/// A request to the API server whose end is unknown may still arrive for so long.
-const LATE: Duration = Duration::from_millis(4999);
-
 impl Run {
     pub(super) fn api(&mut self, outcome: u8) {
         if let Some(uid) = self.questions.pop() {
             self.world.look_up(&uid);
+        }
+        if let Some((uid, number)) = self.fences.pop() {
+            match outcome {
+                0 => {}
+                // It was done, but nobody said so.
+                1 => self.world.touch(&uid),
+                _ => self.world.fenced(&uid, number),
+            }
         }
         if !self.writes.is_empty() {
             let (uid, seal) = self.writes.remove(0);
@@ -51,7 +54,7 @@ impl Run {
                 self.world.tell(ended(ResizeResult::Unknown));
             }
             2 | 3 => {
-                self.late.push((uid.clone(), version, requests, self.world.now + LATE));
+                self.late.push((uid.clone(), version, requests));
                 self.world.tell(ended(ResizeResult::Unknown));
             }
             4 => self.world.tell(ended(ResizeResult::NotHeld)),
@@ -63,9 +66,9 @@ impl Run {
         if self.late.is_empty() {
             return;
         }
-        let (uid, version, requests, until) = self.late.remove(0);
+        let (uid, version, requests) = self.late.remove(0);
         let same = self.world.pods.get(&uid).is_some_and(|pod| pod.version == version);
-        if same && self.world.now <= until {
+        if same {
             self.set_requests(&uid, requests);
         }
     }
