@@ -319,6 +319,10 @@ impl Effects {
                     tracing::warn!(
                         pod = pod.name, namespace = pod.namespace, error = %Chain(&err), "pod not fenced"
                     );
+                    if matches!(err.status(), Some(409 | 422)) {
+                        // Another pod has the name by now.
+                        this.look_up(&pod).await;
+                    }
                     return;
                 }
             };

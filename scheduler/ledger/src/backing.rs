@@ -152,9 +152,14 @@ impl Ledger {
     /// When the approval of an earlier ledger is renewed: for an agent, if it has not asked for anything by then. None: it need not be.
     pub(crate) fn renew_at(&self, vm: VmId) -> Option<Moment> {
         let (epoch, book) = (self.epoch?, self.book(vm)?);
-        let waits = if book.facts.autoscaled { SILENT_FOR } else { Duration::ZERO };
-        let old = book.newest().is_some_and(|seal| seal.epoch != epoch);
-        old.then(|| self.led_since + waits + spread(vm))
+        let shown = book.facts.visible.is_some_and(|seal| seal.epoch == epoch);
+        let old = book.newest().is_some() && !shown && book.writing.is_none();
+        let at = match book.facts.autoscaled {
+            true => self.led_since + SILENT_FOR + spread(vm),
+            // Until then its lease gives way to nobody.
+            false => self.led_since + spread(vm) / 4,
+        };
+        old.then_some(at)
     }
 
     /// Orders the approval to be written that waits for it.
@@ -188,8 +193,9 @@ impl Ledger {
 
 impl VmBook {
     /// Has the newest approval written again where nobody else does: somebody has put an older one in its place.
-    pub(crate) fn show_again(&mut self, now: Moment) {
-        if let Some(newest) = self.newest().filter(|_| !self.facts.autoscaled) {
+    pub(crate) fn show_again(&mut self, epoch: u64, now: Moment) {
+        let ours = |seal: &Seal| !self.facts.autoscaled && seal.epoch == epoch;
+        if let Some(newest) = self.newest().filter(ours) {
             self.write(newest, now);
         }
     }

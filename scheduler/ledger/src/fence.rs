@@ -22,7 +22,7 @@ use crate::pod::Fence;
 use crate::slab::{PodId, VmId};
 use crate::vm::grows;
 
-/// Between two fences, when the first has no answer: a call has ended by then.
+/// Between two fences, when the first has no answer: a call has ended by then. Doubled each time, up to eightfold.
 const AGAIN: Duration = Duration::from_millis(1500);
 
 impl Ledger {
@@ -30,6 +30,14 @@ impl Ledger {
     pub(crate) fn doubt_pods(&mut self) {
         for slot in self.pods.values_mut() {
             slot.book.doubt();
+        }
+    }
+
+    /// A binding failed: another leader may have made one.
+    pub(crate) fn doubt_binding(&mut self, pod: PodId) {
+        if let Some(slot) = self.pods.get_mut(pod) {
+            slot.book.doubt();
+            self.touch_pod(pod);
         }
     }
 
@@ -51,7 +59,9 @@ impl Ledger {
             book.fence = None;
             return;
         };
-        book.fence = Some(Fence { number, again: now + AGAIN });
+        let (first, tries) = book.fence.map_or((number, 0), |fence| (fence.first, fence.tries + 1));
+        let again = now + AGAIN * (1 << tries.min(3));
+        book.fence = Some(Fence { first, last: number, tries, again });
         let (pod_reference, timer) = (book.reference(), book.timer(now));
         self.last_rank = number;
         self.push(Action::Fence { pod: pod_reference, epoch, number }, Why::Unconfirmed);
@@ -61,18 +71,17 @@ impl Ledger {
     /// A pod was fenced, and is so now.
     pub(crate) fn fenced(&mut self, uid: &str, number: u64, found: Option<PodFacts>, now: Moment) {
         let Some(pod) = self.pods.find(uid) else { return };
-        let Some(book) = self.pod(pod) else { return };
-        // Ordered in this epoch, and not given up since.
-        if book.fence.is_none_or(|fence| fence.number != number) {
-            return;
-        }
-        let unconfirmed = book.unconfirmed;
         let Some(facts) = found else {
             self.forget_pod(pod);
             return;
         };
-        self.see_pod(facts, unconfirmed);
+        let unconfirmed = self.pod(pod).and_then(|book| book.unconfirmed);
+        self.see_pod(facts, unconfirmed, false);
         let Some(slot) = self.pods.get_mut(pod) else { return };
+        // Ordered in this epoch, and nothing was ordered for the pod since.
+        if slot.book.fence.is_none_or(|it| !(it.first..=it.last).contains(&number)) {
+            return;
+        }
         slot.book.fenced();
         let timer = slot.book.timer(now);
         self.set_pod_timer(pod, timer);
@@ -80,13 +89,7 @@ impl Ledger {
         self.touch_pod(pod);
     }
 
-    /// A VM wants something: what its pod backs must be known first.
-    pub(crate) fn resolve_doubt(&mut self, vm: VmId, now: Moment) {
-        let pod = self.primary(vm).filter(|pod| pod.book.doubted).map(|pod| pod.id);
-        pod.into_iter().for_each(|pod| self.fence(pod, now));
-    }
-
-    /// The same of a VM that is not placed, as far as is known: one of its pods may be bound by now. Says whether it is in doubt.
+    /// Fences the pods of a VM that is not placed, as far as is known: one of them may be bound by now. Says whether any is in doubt.
     pub(crate) fn resolve_doubts_of(&mut self, vm: VmId, now: Moment) -> bool {
         let doubted = |pod: &&PodSlot| pod.book.doubted && !pod.book.facts.finished;
         let pods: Vec<_> = self.runners_of(vm).filter(doubted).map(|pod| pod.id).collect();
@@ -108,23 +111,23 @@ impl Ledger {
         pod.book.doubted || !backed
     }
 
-    /// The agent relies on more than is known to be approved: another leader has approved it, if the pod has it.
-    pub(crate) fn adopt(&mut self, vm: VmId) {
+    /// Where the agent relies on more than is known to be approved, another leader has approved it, if the pod has it. Says whether
+    /// what the agent relies on is approved now; if not, there is something that was not heard of yet.
+    pub(crate) fn adopt(&mut self, vm: VmId) -> bool {
         let (Some(book), Some(pod), Some(epoch)) = (self.book(vm), self.primary(vm), self.epoch)
         else {
-            return;
+            return true;
         };
-        let (Some(wish), Some(runner)) = (&book.wish, pod.book.facts.runner()) else { return };
+        let (Some(wish), Some(runner)) = (&book.wish, pod.book.facts.runner()) else { return true };
         let size = book.permit().max(wish.current);
-        let cost = book.price(runner).cost(book.promise().max(size));
-        if book.inherits(epoch)
-            && grows(size, book.permit())
-            && cost.fits_in(pod.book.backed())
-            && !self.keeps_size(vm)
-            && let Some(book) = self.book_mut(vm)
-        {
+        if !book.inherits(epoch) || !grows(size, book.permit()) {
+            return true;
+        }
+        let backed = book.price(runner).cost(book.promise().max(size)).fits_in(pod.book.backed());
+        if let Some(book) = self.book_mut(vm).filter(|_| backed) {
             book.issue(epoch, size);
         }
+        backed
     }
 
     /// A request that cannot be answered from what is known.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use guest_units::{Moment, Size};
 
 use crate::amount::Amount;
+use crate::books::NodeSlot;
 use crate::ledger::Ledger;
 use crate::slab::{NodeId, PodId, VmId};
 use crate::vm::{WishState, grows};
@@ -64,7 +65,8 @@ pub(crate) struct Obtainable {
 impl Ledger {
     /// Who claims room on a node, and what the leases there do about it.
     pub(crate) fn way(&mut self, node: NodeId, now: Moment) -> Way {
-        let idle = self.nodes.get(node).is_none_or(|slot| slot.leased.amount() == Amount::ZERO);
+        let idle = |slot: &NodeSlot| slot.leased.amount() == Amount::ZERO && slot.queue.is_empty();
+        let idle = self.nodes.get(node).is_none_or(idle);
         let leads = self.settings.lease.is_some() && self.epoch.is_some();
         if !leads || !self.node_complete(node) || (idle && self.calls.is_empty()) {
             return Way::default();

@@ -22,10 +22,10 @@ use crate::vm::{VmBook, WishState};
 pub struct Ledger {
     pub(crate) settings: Settings,
     pub(crate) epoch: Option<u64>,
-    /// When that was.
+    /// Since when.
+    pub(crate) led_since: Moment,
     /// The last epoch in which this ledger led.
     pub(crate) led: Option<u64>,
-    pub(crate) led_since: Moment,
     pub(crate) nodes: Slab<NodeId, NodeSlot>,
     pub(crate) standings: Standings,
     pub(crate) pods: Slab<PodId, PodSlot>,
@@ -70,7 +70,7 @@ impl Ledger {
                 self.nodes.find(&name).into_iter().for_each(|node| self.forget_node(node));
             }
             Event::NodesListed(names) => self.nodes_listed(&names),
-            Event::Pod(facts) => self.see_pod(facts, None),
+            Event::Pod(facts) => self.see_pod(facts, None, false),
             Event::PodGone(uid) => {
                 self.pods.find(&uid).into_iter().for_each(|pod| self.forget_pod(pod));
             }
@@ -85,10 +85,13 @@ impl Ledger {
             Event::MigrationsListed(uids) => self.migrations_listed(&uids, now),
             Event::Asked(asked) => self.asked(asked, now),
             Event::Placing(facts) => {
-                self.see_pod(facts, Some(now + self.settings.confirm_pod));
+                self.see_pod(facts, Some(now + self.settings.confirm_pod), true);
             }
             Event::PlacingFailed(uid) => {
-                self.pods.find(&uid).into_iter().for_each(|pod| self.look_up(pod, now));
+                if let Some(pod) = self.pods.find(&uid) {
+                    self.doubt_binding(pod);
+                    self.look_up(pod, now);
+                }
             }
             Event::LookedUp { uid, found } => self.looked_up(&uid, found, now),
             Event::Fenced { uid, number, found } => self.fenced(&uid, number, found, now),
@@ -318,12 +321,13 @@ impl Ledger {
         for who in due {
             match who {
                 Who::Pod(pod) => {
-                    self.set_pod_timer(pod, None);
                     self.fence(pod, now);
                     let unconfirmed = self.pod(pod).and_then(|book| book.unconfirmed);
                     if unconfirmed.is_some_and(|at| at <= now) {
                         self.look_up(pod, now);
                     }
+                    let timer = self.pod(pod).and_then(|book| book.timer(now));
+                    self.set_pod_timer(pod, timer);
                     self.touch_pod(pod);
                 }
                 Who::Vm(vm) => {

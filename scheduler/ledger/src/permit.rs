@@ -158,7 +158,7 @@ impl Ledger {
         match (book.own_want(epoch, renew), &mut book.wish) {
             (None, wish) => {
                 *wish = None;
-                book.show_again(now);
+                book.show_again(epoch, now);
             }
             (Some(want), Some(wish)) if wish.want == want => {}
             (Some(want), wish) => {
@@ -247,14 +247,13 @@ impl Ledger {
         let Some(wish) = book.wish.as_ref().filter(|wish| wish.state == WishState::Waiting) else {
             return;
         };
-        if self.outdated(vm) {
-            let (own, due) = (wish.own, wish.since + self.settings.hold <= now);
+        let (own, due) = (wish.own, wish.since + self.settings.hold <= now);
+        if self.outdated(vm) || !self.adopt(vm) {
             if due && !own {
                 self.refuse_outdated(vm);
             }
             return;
         }
-        self.adopt(vm);
         let Some(book) = self.book(vm) else { return };
         let Some(wish) = book.wish.as_ref() else { return };
         let permit = book.permit();
@@ -299,7 +298,6 @@ impl Ledger {
             return;
         }
         let reason = self.shortage(vm, node, pod, wish.want, permit);
-        let (own, due) = (wish.own, wish.since + self.settings.hold <= now);
         if let Some(wish) = self.book_mut(vm).and_then(|book| book.wish.as_mut()) {
             wish.reason = reason;
         }

@@ -30,7 +30,10 @@ struct Maybe {
 /// A change of the pod that makes it another version, and no more: whatever was ordered before is in it, or comes to nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Fence {
-    pub(crate) number: u64,
+    /// The first one that has no answer yet: that to any since will do.
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    pub(crate) tries: u32,
     /// Ordered again then.
     pub(crate) again: Moment,
 }
@@ -62,7 +65,9 @@ pub(crate) struct PodBook {
 impl PodBook {
     pub(crate) fn new(facts: PodFacts) -> Self {
         let backed = facts.runner().map_or(Amount::ZERO, |runner| match runner.allocated {
-            Some(allocated) => allocated.min(runner.spec),
+            Some(allocated) if runner.observed >= runner.generation => allocated.min(runner.spec),
+            // Kubelet may have done meanwhile what was ordered in between.
+            Some(_) => Amount::ZERO,
             // Kubelet admits a pod with the requests that it was created with, or not at all.
             None if runner.generation <= 1 => runner.spec,
             // They were changed since, and kubelet has not said what it made of that.
@@ -150,10 +155,18 @@ impl PodBook {
     /// It is another version by now, and known as it is.
     pub(crate) fn fenced(&mut self) {
         (self.doubted, self.maybe, self.fence) = (false, None, None);
+        if self.facts.runner().is_some_and(|runner| runner.observed < runner.generation) {
+            // What was ordered in between, and kubelet may have done meanwhile, was not seen.
+            self.backed = Amount::ZERO;
+        }
         self.see(self.facts.clone());
     }
 
     fn may_arrive(&mut self, order: Order) {
+        if order.version != 0 && self.facts.version > order.version {
+            // It is in what is known, or came to nothing.
+            return self.see(self.facts.clone());
+        }
         let other = self.maybe.map_or(Amount::ZERO, |maybe| maybe.most);
         self.maybe = Some(Maybe { most: order.requests.max(other), version: order.version });
     }

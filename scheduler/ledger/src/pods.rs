@@ -15,12 +15,13 @@ use crate::pod::PodBook;
 use crate::slab::PodId;
 
 impl Ledger {
-    pub(crate) fn see_pod(&mut self, facts: PodFacts, unconfirmed: Option<Moment>) {
+    /// `placing`: this ledger has just chosen the node.
+    pub(crate) fn see_pod(&mut self, facts: PodFacts, unconfirmed: Option<Moment>, placing: bool) {
         let Some(pod) = self.pods.find(&facts.uid) else {
             let uid = facts.uid.clone();
             let mut book = PodBook::new(facts);
             book.unconfirmed = unconfirmed;
-            if self.epoch.is_some() && unconfirmed.is_none() && book.facts.node.is_some() {
+            if self.epoch.is_some() && !placing && book.facts.node.is_some() {
                 book.doubt();
             }
             let pod = self.pods.find_or_insert(&uid, |id| PodSlot::new(id, book));
@@ -37,7 +38,7 @@ impl Ledger {
             return;
         }
         let stays = stays(&book.facts, &facts);
-        let found = book.facts.node.is_none() && facts.node.is_some() && unconfirmed.is_none();
+        let found = !placing && facts.node.is_some() && facts.node != book.facts.node;
         if !stays {
             self.touch_pod(pod);
             self.unlink_pod(pod);
@@ -98,7 +99,7 @@ impl Ledger {
             }
             self.link_pod(pod);
         }
-        self.see_pod(facts, unconfirmed);
+        self.see_pod(facts, unconfirmed, false);
         let Some(pod) = self.pods.find(uid) else { return };
         let timer = self.pod(pod).and_then(|book| book.timer(now));
         self.set_pod_timer(pod, timer);

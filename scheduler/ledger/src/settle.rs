@@ -133,7 +133,6 @@ impl Ledger {
                 if let Some(slot) = self.vms.get_mut(*vm).filter(|_| here) {
                     slot.unsettled = false;
                 }
-                self.resolve_doubt(*vm, now);
                 self.step(*vm, |ledger, vm| ledger.step_growing(vm, now));
             }
         }

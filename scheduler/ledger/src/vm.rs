@@ -222,7 +222,8 @@ impl VmBook {
         match self.newest() {
             None => Some(want),
             Some(seal) if self.facts.autoscaled => renew.then_some(seal.size),
-            Some(seal) if seal.size == want && (seal.epoch == epoch || !renew) => None,
+            Some(seal) if seal.size == want && seal.epoch == epoch => None,
+            Some(seal) if seal.size == want && self.facts.visible == Some(seal) && !renew => None,
             Some(_) => Some(want),
         }
     }

@@ -47,8 +47,6 @@ struct Memory {
     pods: BTreeMap<String, PodFacts>,
     /// Pods that the API server is asked for.
     looking: BTreeSet<String>,
-    /// The last fence of each pod that was ordered in this epoch.
-    fences: BTreeMap<String, u64>,
     /// The last epoch in which it led.
     led: Option<u64>,
     /// All copies of each VM, in their order.
@@ -113,7 +111,6 @@ impl Model {
                 }
                 memory.leads = epoch;
                 if epoch.is_some() && memory.led != epoch {
-                    memory.fences.clear();
                     memory.led = epoch;
                     for order in memory.orders.values_mut() {
                         if matches!(order.end, End::Open | End::Accepted(_)) {
@@ -145,11 +142,11 @@ impl Model {
                 let asked = memory.looking.contains(&uid);
                 memory.see(pod, asked);
             }
-            Event::Fenced { uid, number, found } if memory.fences.get(&uid) == Some(&number) => {
-                memory.fenced(&uid, found);
-            }
-            Event::Fenced { .. } => {}
-            Event::PodGone(uid) | Event::LookedUp { uid, found: None } => {
+            // Another version: an order for the one before is in it, or comes to nothing.
+            Event::Fenced { found: Some(pod), .. } => memory.see(pod, false),
+            Event::PodGone(uid)
+            | Event::LookedUp { uid, found: None }
+            | Event::Fenced { uid, found: None, .. } => {
                 memory.pods.remove(&uid);
             }
             Event::Vm(vm) => memory.vms.entry(vm.uid.clone()).or_default().push(vm),
@@ -209,9 +206,8 @@ impl Model {
                 let known = self.now.migrations.get(&migration.uid);
                 assert!(known.is_some_and(|it| it.ours), "{migration:?} is somebody else's");
             }
-            Action::Fence { pod, epoch, number } => {
+            Action::Fence { epoch, .. } => {
                 assert_eq!(Some(epoch), self.now.leads, "rule 5: a fence of the present leader");
-                self.now.fences.insert(pod.uid, number);
             }
             Action::LookUp { pod } => drop(self.now.looking.insert(pod.uid)),
             Action::Notice { .. } => {}
@@ -307,20 +303,6 @@ impl Memory {
         if !late {
             self.looking.remove(&pod.uid);
             self.pods.insert(pod.uid.clone(), pod);
-        }
-    }
-
-    /// The pod is another version by now: what was ordered before is in it, or comes to nothing.
-    fn fenced(&mut self, uid: &str, found: Option<PodFacts>) {
-        self.fences.remove(uid);
-        for order in self.orders.values_mut().filter(|order| order.pod == uid) {
-            if order.end == End::Unknown {
-                order.end = End::Nothing;
-            }
-        }
-        match found {
-            Some(pod) => self.see(pod, false),
-            None => drop(self.pods.remove(uid)),
         }
     }
 

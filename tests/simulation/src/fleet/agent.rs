@@ -187,7 +187,7 @@ impl World {
                     agent.first = Some((generation, want));
                 }
                 let pod = agent.seen.pod.unwrap_or(pod);
-                let (echo, twin) = (false, self.routes[node as usize]);
+                let (echo, twin) = (false, self.routes[node as usize].0);
                 let message =
                     Message::Permit { vm, life, pod, generation, want, least, current, echo, twin };
                 self.vms[vm as usize].scale_ups.0 += u32::from(begins);
@@ -332,7 +332,7 @@ impl World {
                     let (life, node) = (agent.life, agent.node);
                     let pod = agent.seen.pod.unwrap_or_default();
                     let (generation, least, current) = (u64::MAX / 2, want, want);
-                    let (echo, twin) = (true, self.routes[node as usize]);
+                    let (echo, twin) = (true, self.routes[node as usize].0);
                     let message = Message::Permit {
                         vm,
                         life,

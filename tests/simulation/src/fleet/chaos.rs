@@ -141,7 +141,7 @@ impl World {
             Kind::StaleRoute(place) => {
                 let leader = self.leader();
                 let other = (leader + 1) % self.twin_count();
-                self.routes[place] = if begins { other } else { leader };
+                self.routes[place].0 = if begins { other } else { leader };
             }
             _ => {}
         }

@@ -273,12 +273,10 @@ impl World {
             self.note(&format!("extender {twin} leads in epoch {epoch:?}"));
         }
         self.tell_ledger(twin, Event::Leader(epoch));
-        if epoch.is_none() {
-            return;
-        }
+        let Some(epoch) = epoch else { return };
         for place in 0..self.routes.len() {
             let late = self.draw_span(ROUTED);
-            self.queue.push(self.now + late, Happening::Route(place, twin));
+            self.queue.push(self.now + late, Happening::Route(place, twin, epoch));
         }
         // Approvals of the epoch before are replaced: guests that sleep are looked at again.
         for vm in 0..self.vm_count() {
@@ -288,12 +286,13 @@ impl World {
         }
     }
 
-    /// Whoever asks from there hears of the new holder.
-    pub(crate) fn routed(&mut self, place: usize, twin: Twin) {
+    /// Whoever asks from there hears of the new holder, unless that is overtaken: versions of an object are seen in their order.
+    pub(crate) fn routed(&mut self, place: usize, twin: Twin, epoch: u64) {
         let stale = self.faults.active.iter();
         let stale = stale.filter(|(_, kind)| *kind == Kind::StaleRoute(place)).count() > 0;
-        if !stale && self.extenders[twin as usize].candidate.mine.is_some() {
-            self.routes[place] = twin;
+        let led = self.extenders[twin as usize].candidate.mine.is_some();
+        if !stale && led && epoch >= self.routes[place].1 {
+            self.routes[place] = (twin, epoch);
         }
     }
 

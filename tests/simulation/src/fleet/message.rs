@@ -337,7 +337,7 @@ pub(crate) enum Happening {
     /// An extender looks at the Lease, unless it has done so since.
     Lease(Twin, u64),
     /// Whoever asks from there reaches this extender from now on.
-    Route(usize, Twin),
+    Route(usize, Twin, u64),
     /// A process that is to stop waits no longer for its calls.
     Farewell(Twin, u32),
     /// The hypervisor gets on with an order.

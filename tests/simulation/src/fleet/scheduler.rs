@@ -62,7 +62,7 @@ impl World {
             self.bind_ordinary(pod, first);
             return true;
         }
-        let twin = self.routes.last().copied().unwrap_or_default();
+        let twin = self.routes.last().map_or(0, |route| route.0);
         let extender = &self.extenders[twin as usize];
         let (ledger, uid) = (&extender.ledger, pod_name(pod));
         if !extender.answers(self.now) || !ledger.knows_pod(&uid) {

@@ -148,8 +148,8 @@ pub struct World {
     /// Counts their processes.
     pub(crate) lives: u32,
     pub(crate) lease: Lease,
-    /// Whom the agents of the nodes reach, and kube-scheduler at last.
-    pub(crate) routes: Vec<Twin>,
+    /// Whom the agents of the nodes reach, and kube-scheduler at last, and of which epoch they have heard.
+    pub(crate) routes: Vec<(Twin, u64)>,
     /// Pods that wait for a node.
     pub(crate) waiting: Vec<PodId>,
     pub(crate) operator: Operator,
@@ -185,7 +185,7 @@ impl World {
             extenders: (0..twins).map(|twin| Extender::new(twin, twins == 1)).collect(),
             lives: twins,
             lease: Lease::new(),
-            routes: vec![0; nodes.len() + 1],
+            routes: vec![(0, 0); nodes.len() + 1],
             waiting: Vec::new(),
             operator: Operator { up: true, epoch: 1 },
             watches: BTreeMap::new(),
@@ -315,7 +315,7 @@ impl World {
             Happening::Poll(vm, pod) => self.poll_again(vm, pod),
             Happening::Ledger(twin) => self.ledger_wakes(twin),
             Happening::Lease(twin, turn) => self.lease_is_due(twin, turn),
-            Happening::Route(place, twin) => self.routed(place, twin),
+            Happening::Route(place, twin, epoch) => self.routed(place, twin, epoch),
             Happening::Farewell(twin, life) => self.extender_leaves(twin, life),
             Happening::Lane(vm, pod, kind, step) => self.lane_moves(vm, pod, kind, step),
             Happening::Kubelet(pod) => self.kubelet(pod),

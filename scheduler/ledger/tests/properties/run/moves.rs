@@ -20,12 +20,13 @@ impl Run {
         numbers.into_iter().filter_map(|number| self.numbered(vm, number)).collect()
     }
 
-    /// Whether nothing runs in the pod any more, since its VM has moved.
+    /// Whether nothing runs in the pod any more, since its VM has moved, once or more often.
     pub(super) fn was_left(&self, pod: &PodFacts) -> bool {
-        let is_source = |(vm, truth): (usize, &super::Truth)| {
-            truth.source.is_some_and(|number| pod.uid == format!("pod-v{vm}-{number}"))
-        };
-        self.truths.iter().enumerate().any(is_source)
+        let Some(runner) = pod.runner() else { return false };
+        let vm = index(&runner.vm_uid);
+        let truth = &self.truths[vm];
+        let runs_in = [Some(truth.pod), truth.target].into_iter().flatten();
+        !runs_in.into_iter().any(|number| pod.uid == format!("pod-v{vm}-{number}"))
     }
 
     /// The migration of a VM that has not ended: the operator begins no second one.
