@@ -37,6 +37,8 @@ pub(crate) const TRACE: usize = 20_000;
 const WAKE_BEFORE: Duration = Duration::from_secs(40);
 /// The shortest time between two looks.
 const TICK: Duration = Duration::from_nanos(1);
+/// An agent whose request has failed makes another within this.
+const TRIES_WITHIN: Duration = Duration::from_secs(4);
 /// Awake for so long at least before it may sleep.
 const AWAKE: Duration = Duration::from_secs(45);
 
@@ -409,6 +411,9 @@ impl World {
         let (agent, runner) = (machine.agent.as_ref()?, machine.runner.as_ref()?);
         let overview = agent.scaler.overview(self.now)?;
         let plugged = runner.size();
+        let next = agent.scaler.next(self.now);
+        // What has failed is tried again sooner than that.
+        let calm = next.wake_at.is_none_or(|at| at > self.now + TRIES_WITHIN);
         // Until it obeys an approval of this ledger, its agent repeats itself.
         let rests = machine.object.obeyed.is_some_and(|at| at.0 == self.lease.changes)
             && overview.desired == plugged
@@ -417,7 +422,8 @@ impl World {
             && machine.object.plugged == Some(plugged)
             && !runner.busy()
             && machine.guest.settled(self.now)
-            && agent.scaler.next(self.now).start.is_empty();
+            && next.start.is_empty()
+            && calm;
         rests.then_some(until)
     }
 
