@@ -42,22 +42,23 @@ const KINDS: [(Family, Bug, u64); 24] = [
 ];
 
 /// Bugs by the rule that they break first, with the seed from which on to look, as above.
-const RULES: [(u8, Bug, u64); 26] = [
+const RULES: [(u8, Bug, u64); 27] = [
     (1, Bug::ExtenderBelievesOrders, 0),
     (1, Bug::ExtenderShrinksEarly, 0),
-    (1, Bug::ApiTakesLateWrites, 84),
+    (1, Bug::ApiTakesLateWrites, 0),
+    (1, Bug::FencesOnlyRead, 30),
     (2, Bug::RunnerIgnoresVeto, 0),
-    (2, Bug::RunnerActsLongAfterConsent, 43),
+    (2, Bug::RunnerActsLongAfterConsent, 18),
     (2, Bug::AgentForgetsVeto, 0),
     (3, Bug::ExtenderRepeatsNumbers, 0),
-    (3, Bug::ExtenderKeepsEpoch, 39),
+    (3, Bug::ExtenderKeepsEpoch, 28),
     (3, Bug::ExtenderOutstaysLease, 0),
     (3, Bug::StandbyGrants, 0),
     (4, Bug::AgentIgnoresMinimum, 0),
     (5, Bug::RunnerTakesOldOrders, 0),
     (5, Bug::OperatorIgnoresGate, 0),
     (5, Bug::OperatorRepeatsNumbers, 0),
-    (5, Bug::AgentTakesOldEpochs, 100),
+    (5, Bug::AgentTakesOldEpochs, 336),
     (6, Bug::OperatorForgetsPods, 0),
     (6, Bug::OperatorAllowsTwoPods, 41),
     (7, Bug::ExtenderDropsRequests, 0),

@@ -140,7 +140,8 @@ impl World {
             }
             Message::Fence { pod, life, number } => {
                 let there = |pod: &&Pod| !pod.gone && pod.created;
-                if self.pods.get(pod as usize).filter(there).is_some() {
+                let reads = self.bug == Some(Bug::FencesOnlyRead);
+                if self.pods.get(pod as usize).filter(there).is_some() && !reads {
                     self.pod_changed(pod);
                 }
                 let found = self.pods.get(pod as usize).filter(there).copied().map(Box::new);

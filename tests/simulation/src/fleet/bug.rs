@@ -73,6 +73,8 @@ pub enum Bug {
     StandbyGrants,
     /// The API server takes writes for what the object was before.
     ApiTakesLateWrites,
+    /// A fence reads the pod, and does not make it another version.
+    FencesOnlyRead,
     /// An agent takes answers of an older epoch than it has had one of.
     AgentTakesOldEpochs,
 }
