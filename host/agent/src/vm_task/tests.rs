@@ -1,5 +1,6 @@
 //! One task against a guest, a scheduler and an API server of our own: demand becomes size and back.
 
+use std::cell::RefCell;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -454,12 +455,16 @@ async fn a_patch_whose_approval_is_not_at_hand_fails() {
     assert!(matches!(ended, Report::PatchFailed { generation: 7, raced: false, .. }));
 }
 
-#[derive(Clone, Default)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    /// What the tests of a thread have logged.
+    static LINES: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+struct Lines;
 
 impl std::io::Write for Lines {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().write(bytes)
+        LINES.with_borrow_mut(|lines| lines.write(bytes))
     }
     fn flush(&mut self) -> std::io::Result<()> {
         Ok(())
@@ -468,15 +473,14 @@ impl std::io::Write for Lines {
 
 #[tokio::test]
 async fn the_log_says_how_old_the_demand_was() {
-    let lines = Lines::default();
-    let writer = lines.clone();
-    let log = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
-    let _log = tracing::subscriber::set_default(log);
+    // One for all threads: whether anybody wants a line is remembered for all of them, and the others want none.
+    let log = tracing_subscriber::fmt().json().with_writer(|| Lines).finish();
+    tracing::subscriber::set_global_default(log).unwrap();
     let world = world("age").await;
     world.demand(1500, 3000);
     let large = Size { cpu: MilliCpu(2000), memory: Bytes(3456 << 20) };
     world.until("grown", |world| world.api.plugged() == large).await;
-    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let text = String::from_utf8(LINES.take()).unwrap();
     let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let mut asked = lines.filter(|line| line["fields"]["message"] == "permit asked");
     let grow = asked.find(|line| line["fields"]["why"] == "grow").unwrap();

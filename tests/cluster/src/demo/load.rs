@@ -47,9 +47,10 @@ impl Loads {
     pub(super) fn prepare(&self) -> Result<()> {
         let init = ["exec", CLIENT, "--", "pgbench", "-i", "-q", "-s", SCALE];
         self.cluster.kubectl_run(init).deadline(INIT).output().context("fill pgbench's tables")?;
+        // Not as its input: the first of that is lost when the command starts before kubectl is attached to it.
+        let write = "printf %s \"$0\" >/load/memory.sql";
         self.cluster
-            .kubectl_run(["exec", "-i", CLIENT, "--", "sh", "-c", "cat >/load/memory.sql"])
-            .input(MEMORY_SCRIPT)
+            .kubectl_run(["exec", CLIENT, "--", "sh", "-c", write, MEMORY_SCRIPT])
             .output()
             .context("lay the memory script ready")?;
         Ok(())

@@ -29,7 +29,7 @@ pub(crate) struct Agent {
     pub(crate) node: NodeId,
     /// Of the agent's process.
     pub(crate) life: u32,
-    asking: Option<u64>,
+    pub(super) asking: Option<u64>,
     patching: Option<u64>,
     talking: Option<u64>,
     approval: Option<(u64, Seal)>,

@@ -412,8 +412,9 @@ impl World {
         let overview = agent.scaler.overview(self.now)?;
         let plugged = runner.size();
         let next = agent.scaler.next(self.now);
-        // What has failed is tried again sooner than that.
-        let calm = next.wake_at.is_none_or(|at| at > self.now + TRIES_WITHIN);
+        // What has failed is tried again sooner than that, and what is asked may fail.
+        let calm =
+            agent.asking.is_none() && next.wake_at.is_none_or(|at| at > self.now + TRIES_WITHIN);
         // Until it obeys an approval of this ledger, its agent repeats itself.
         let rests = machine.object.obeyed.is_some_and(|at| at.0 == self.lease.changes)
             && overview.desired == plugged
