@@ -115,9 +115,12 @@ fn what_was_broken_is_mended() {
     let seeds = [
         (1205, vec![0, 1, 2, 3]),
         (2586, vec![1, 5, 6, 7, 9]),
+        (3336, (0..13).collect()),
+        (5259, (1..11).collect()),
         (5621, vec![0, 1, 2, 11, 12]),
         (8780, vec![1, 2, 3]),
         (9210, vec![0, 2, 3, 5, 6, 7, 8, 9, 11]),
+        (11_235, vec![0, 5, 6, 8, 9, 11, 12, 13]),
     ];
     for (seed, faults) in seeds {
         let run = Run { seed, only: Some(faults), ..Run::default() };
