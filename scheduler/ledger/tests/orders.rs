@@ -39,7 +39,7 @@ fn a_shrink_that_may_still_arrive_is_waited_for_before_a_grant() {
 }
 
 #[test]
-fn looking_a_pod_up_does_not_forget_when_an_order_cannot_arrive_any_more() {
+fn looking_a_pod_up_does_not_forget_that_it_must_be_fenced() {
     let mut world = world();
     world.ask("a", 1, size(2000, 4), size(1000, 2));
     let done = world.take();
