@@ -118,6 +118,10 @@ impl PodBook {
             self.backed = if settled { certain } else { self.backed.min(certain) };
         }
         self.facts = facts;
+        if !self.is_uncertain(true) {
+            // Whose leases give way is decided by who may be ordered.
+            self.fence = None;
+        }
     }
 
     /// Whether it takes anything on a node.

@@ -58,7 +58,7 @@ const RULES: [(u8, Bug, u64); 27] = [
     (5, Bug::RunnerTakesOldOrders, 0),
     (5, Bug::OperatorIgnoresGate, 0),
     (5, Bug::OperatorRepeatsNumbers, 0),
-    (5, Bug::AgentTakesOldEpochs, 336),
+    (5, Bug::AgentTakesOldEpochs, 1375),
     (6, Bug::OperatorForgetsPods, 0),
     (6, Bug::OperatorAllowsTwoPods, 41),
     (7, Bug::ExtenderDropsRequests, 0),
@@ -118,9 +118,11 @@ fn what_was_broken_is_mended() {
         (3336, (0..13).collect()),
         (5259, (1..11).collect()),
         (5621, vec![0, 1, 2, 11, 12]),
+        (8051, vec![0, 3, 4, 5, 6, 8, 9, 11, 12]),
         (8780, vec![1, 2, 3]),
         (9210, vec![0, 2, 3, 5, 6, 7, 8, 9, 11]),
         (11_235, vec![0, 5, 6, 8, 9, 11, 12, 13]),
+        (12_024, (1..13).collect()),
     ];
     for (seed, faults) in seeds {
         let run = Run { seed, only: Some(faults), ..Run::default() };
