@@ -13,7 +13,7 @@ pub enum Action {
         want: Size,
         /// Less than this is no answer: the VM has it, or may get it by what was already written.
         least: Size,
-        /// What the hypervisor shows.
+        /// What the VM has, or may get by what was already written: the scheduler counts it as approved.
         current: Size,
     },
     /// Write `size` into the VM's spec.

@@ -44,6 +44,9 @@ impl Ledger {
     /// Orders the fence that a pod needs, unless one is under way.
     pub(crate) fn fence(&mut self, pod: PodId, now: Moment) {
         let Some(slot) = self.pods.get(pod) else { return };
+        if slot.book.fence.is_none() && !slot.book.is_uncertain(true) {
+            return;
+        }
         let vm = slot.vm.filter(|vm| self.primary(*vm).is_none_or(|primary| primary.id == pod));
         // Of a VM without a pod that runs it is wanted, too, what its pods are.
         let wanted = vm.and_then(|vm| Some((self.book(vm)?, self.primary(vm))));

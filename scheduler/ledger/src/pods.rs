@@ -17,11 +17,13 @@ use crate::slab::PodId;
 impl Ledger {
     /// `placing`: this ledger has just chosen the node.
     pub(crate) fn see_pod(&mut self, facts: PodFacts, unconfirmed: Option<Moment>, placing: bool) {
+        // Whoever else has bound it leads, or did, and may have done more since.
+        let theirs = self.epoch.is_some() && !placing && facts.node.is_some();
         let Some(pod) = self.pods.find(&facts.uid) else {
             let uid = facts.uid.clone();
             let mut book = PodBook::new(facts);
             book.unconfirmed = unconfirmed;
-            if self.epoch.is_some() && !placing && book.facts.node.is_some() {
+            if theirs {
                 book.doubt();
             }
             let pod = self.pods.find_or_insert(&uid, |id| PodSlot::new(id, book));
@@ -38,7 +40,7 @@ impl Ledger {
             return;
         }
         let stays = stays(&book.facts, &facts);
-        let found = !placing && facts.node.is_some() && facts.node != book.facts.node;
+        let theirs = theirs && facts.node != book.facts.node;
         if !stays {
             self.touch_pod(pod);
             self.unlink_pod(pod);
@@ -46,8 +48,7 @@ impl Ledger {
         if let Some(slot) = self.pods.get_mut(pod) {
             slot.book.see(facts);
             (slot.book.unconfirmed, slot.book.looking) = (unconfirmed, false);
-            if found && self.epoch.is_some() {
-                // Bound by another leader, who may have done more since.
+            if theirs {
                 slot.book.doubt();
             }
         }

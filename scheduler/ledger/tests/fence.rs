@@ -7,7 +7,7 @@ use std::time::Duration;
 use guest_units::Size;
 use scheduler_ledger::{Answer, Event, PodKind};
 use support::leasing::leased;
-use support::{Done, World, cost, node, permit, runner, size, vm};
+use support::{Done, World, cost, node, runner, size, vm};
 
 /// A VM of 1 CPU and 2 GiB with a lease, and another leader, who has not heard of anything since.
 fn taken_over() -> World {
@@ -53,22 +53,15 @@ fn what_an_earlier_leader_may_have_taken_backs_nothing_before_the_pod_is_fenced(
 
 #[test]
 fn an_approval_of_an_earlier_leader_that_was_not_heard_of_is_learnt_from_its_agent() {
-    let mut world = taken_over();
-    world.ask_having(7, size(2000, 3), size(2000, 3));
-    let number = fence(&mut world);
-    let done = fenced(&mut world, number, size(2000, 3));
-    assert_eq!(permit(&done[0]).1.size, size(2000, 3));
-    assert_eq!(world.ledger.dump().nodes["n1"].vms["d/a"].promise, size(2000, 3));
-}
-
-#[test]
-fn what_an_agent_says_that_it_has_is_believed_as_far_as_its_pod_has_it() {
-    let mut world = taken_over();
-    world.ask_having(7, size(4000, 8), size(4000, 8));
-    let number = fence(&mut world);
-    let done = fenced(&mut world, number, size(2000, 3));
-    assert!(!is_answered(&done), "{done:?}");
-    assert_eq!(world.ledger.dump().nodes["n1"].vms["d/a"].promise, size(1000, 2));
+    // What the agent says that the VM has, and what is promised then: its pod has 2 CPUs and 3 GiB.
+    for (stated, promised) in [(size(2000, 3), size(2000, 3)), (size(4000, 8), size(1000, 2))] {
+        let mut world = taken_over();
+        world.ask_having(7, stated, stated);
+        let number = fence(&mut world);
+        let done = fenced(&mut world, number, size(2000, 3));
+        assert_eq!(is_answered(&done), promised == stated, "{done:?}");
+        assert_eq!(world.ledger.dump().nodes["n1"].vms["d/a"].promise, promised);
+    }
 }
 
 #[test]
@@ -155,6 +148,24 @@ fn what_another_leader_has_bound_is_in_doubt_and_what_this_one_has_bound_is_not(
         let fences = done.iter().any(|done| matches!(done, Done::Fence(..)));
         assert_eq!(fences, !ours, "{done:?}");
     }
+}
+
+#[test]
+fn a_binding_that_failed_leaves_the_pod_in_doubt() {
+    let mut world = taken_over();
+    world.vm(vm("b", size(1000, 2)));
+    world.pod(runner("b", None, cost(size(1000, 2))));
+    world.take();
+    let (facts, _) = world.ledger.may_bind("pod-b", "n1").unwrap();
+    world.tell(Event::Placing(facts));
+    // Another leader has bound it to that very node, and may have done more since.
+    world.tell(Event::PlacingFailed("pod-b".into()));
+    world.change(runner("b", Some("n1"), cost(size(1000, 2))));
+    world.look_up("pod-b");
+    world.take_with_fences();
+    world.ask("b", 1, size(1000, 2), size(1000, 2));
+    let done = world.take_with_fences();
+    assert!(done.iter().any(|done| matches!(done, Done::Fence(..))), "{done:?}");
 }
 
 #[test]
