@@ -12,6 +12,9 @@ use super::object::{Twin, VmId};
 use super::post::PERMIT_LIMIT;
 use super::world::World;
 
+/// Calls of this kind are bindings, of the pod whose number follows.
+const BINDING: u8 = 2;
+
 /// What tells a call that only the holder of the lease may make from others.
 pub(super) fn call(message: &Message) -> Option<(u8, u32, u64)> {
     match *message {
@@ -20,7 +23,7 @@ pub(super) fn call(message: &Message) -> Option<(u8, u32, u64)> {
         }
         Message::Approve { vm, seal, .. } => Some((1, vm, seal.generation)),
         Message::Approved { vm, generation, .. } => Some((1, vm, generation)),
-        Message::Bind { pod, .. } | Message::Bound { pod, .. } => Some((2, pod, 0)),
+        Message::Bind { pod, .. } | Message::Bound { pod, .. } => Some((BINDING, pod, 0)),
         Message::Fence { pod, number, .. }
         | Message::Fenced { pod, number, .. }
         | Message::FenceFailed { pod, number, .. } => Some((3, pod, number)),
@@ -175,6 +178,7 @@ impl World {
         let life = self.lives;
         let extender = &mut self.extenders[twin as usize];
         let open = std::mem::take(&mut extender.open);
+        let calls = std::mem::take(&mut extender.calls);
         let candidate = extender.candidate.next(extender.stopping);
         *extender =
             Extender { up: false, life, again: true, candidate, ..Extender::new(twin, false) };
@@ -185,6 +189,10 @@ impl World {
                 let at = self.now + self.hop(link);
                 self.give_up(vm, at, failed);
             }
+        }
+        // kube-scheduler, whose call has failed, knows nothing of a binding that was sent.
+        for (_, pod, _) in calls.into_iter().filter(|call| call.0 == BINDING) {
+            self.wait_for_node(pod);
         }
     }
 
