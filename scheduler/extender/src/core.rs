@@ -2,7 +2,7 @@
 //! whoever asks, between two events: ten thousand names need not be handed over, and a permit waits for no queue of them.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Instant;
 
@@ -90,13 +90,20 @@ impl Core {
     }
 }
 
-/// What others may know of the ledger without asking.
+/// What those know of the ledger who must not wait for it. One number: neither half is ever seen without the other.
 #[derive(Debug, Default)]
-pub(crate) struct Known {
-    /// Everything was listed.
-    pub(crate) complete: AtomicBool,
-    /// The highest epoch of any approval seen.
-    pub(crate) newest_epoch: AtomicU64,
+pub(crate) struct Known(AtomicU64);
+
+impl Known {
+    /// The highest epoch of any approval seen. None: not everything was listed yet.
+    pub(crate) fn newest_epoch(&self) -> Option<u64> {
+        self.0.load(Ordering::Relaxed).checked_sub(1)
+    }
+
+    fn note(&self, ledger: &Ledger) {
+        let newest = ledger.complete().then(|| ledger.newest_epoch_seen().saturating_add(1));
+        self.0.store(newest.unwrap_or(0), Ordering::Relaxed);
+    }
 }
 
 /// Commands wait here while the ledger is busy.
@@ -140,8 +147,7 @@ impl Owner {
             let wake_at = {
                 let mut ledger = write(&books);
                 let wake_at = desk.act(&mut ledger, now());
-                known.complete.store(ledger.complete(), Ordering::Relaxed);
-                known.newest_epoch.store(ledger.newest_epoch_seen(), Ordering::Relaxed);
+                known.note(&ledger);
                 wake_at
             };
             let wake = async {

@@ -5,7 +5,6 @@
 //! only after the lease has stood still for [`DURATION`], by its own clock: no two grant at a time, whatever the clocks say.
 //! All are as short as a failover within five seconds needs: without the API server there is little to grant anyway.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -182,10 +181,10 @@ impl Candidate {
         let spec = lease.spec.clone().unwrap_or_default();
         let counted = u64::try_from(spec.lease_transitions.unwrap_or(0)).unwrap_or(0);
         let holder = spec.holder_identity.unwrap_or_default();
-        let newest = self.known.newest_epoch.load(Ordering::Relaxed);
+        let newest = self.known.newest_epoch();
         if holder == self.identity {
             // Approvals of a later epoch than ours can only come from a lease that was deleted: they would all win.
-            let epoch = if newest > counted { newest + 1 } else { counted };
+            let epoch = newest.filter(|it| *it > counted).map_or(counted, |it| it + 1);
             let since = spec.acquire_time.filter(|_| epoch == counted);
             let renewed = self.lease(lease.metadata, epoch, since);
             self.api.replace(NAME, &PostParams::default(), &renewed).await?;
@@ -196,7 +195,7 @@ impl Candidate {
             self.state.state().stands_by = true;
             return Ok(None);
         }
-        if !self.known.complete.load(Ordering::Relaxed) {
+        if newest.is_none() {
             // A replica that knows everything may take it meanwhile.
             return Ok(None);
         }
@@ -213,7 +212,7 @@ impl Candidate {
     }
 
     fn next_epoch(&self, counted: u64) -> u64 {
-        counted.max(self.known.newest_epoch.load(Ordering::Relaxed)) + 1
+        counted.max(self.known.newest_epoch().unwrap_or(0)) + 1
     }
 
     /// Whether the holder is gone: it said so, it ran in this very pod, or the lease stands still. It stands still from when

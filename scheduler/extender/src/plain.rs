@@ -1,7 +1,6 @@
 //! Plain and read-only: `/metrics` on one port, `/healthz` and `/readyz` on another.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::Router;
@@ -87,7 +86,7 @@ async fn alive(State(health): State<Health>) -> Response {
 async fn ready(State(health): State<Health>) -> Response {
     let reason = if health.tls.get().is_err() {
         "there is no certificate yet"
-    } else if !health.known.complete.load(Ordering::Relaxed) {
+    } else if health.known.newest_epoch().is_none() {
         "nodes, pods and VMs are not completely known yet"
     } else if !health.lease.held_at_all() && !health.lease.stands_by() {
         "nobody is known to hold the lease"
