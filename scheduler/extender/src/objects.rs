@@ -18,7 +18,8 @@ use serde_json::Value;
 use crate::quantity;
 
 /// A node.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Resource)]
+#[resource(inherit = "v1::Node")]
 pub(crate) struct Node {
     #[serde(deserialize_with = "identity")]
     pub(crate) metadata: ObjectMeta,
@@ -45,7 +46,8 @@ pub(crate) struct NodeStatus {
 }
 
 /// A pod.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Deserialize, Resource)]
+#[resource(inherit = "v1::Pod")]
 pub(crate) struct Pod {
     #[serde(deserialize_with = "identity")]
     pub(crate) metadata: ObjectMeta,
@@ -216,7 +218,8 @@ impl<'de> Deserialize<'de> for Digest {
 }
 
 /// A VM, as far as it can be read: a single one that cannot must not hide the others.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Resource)]
+#[resource(inherit = "VirtualMachine")]
 pub(crate) struct Vm {
     pub(crate) metadata: ObjectMeta,
     /// Or why not.
@@ -277,44 +280,6 @@ fn identity<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ObjectMeta, D:
         ..ObjectMeta::default()
     })
 }
-
-/// The resource that a reduced object is of.
-macro_rules! resource {
-    ($reduced:ty, $whole:ty) => {
-        impl Resource for $reduced {
-            type DynamicType = ();
-            type Scope = <$whole as Resource>::Scope;
-
-            fn kind((): &()) -> Cow<'_, str> {
-                <$whole>::kind(&())
-            }
-
-            fn group((): &()) -> Cow<'_, str> {
-                <$whole>::group(&())
-            }
-
-            fn version((): &()) -> Cow<'_, str> {
-                <$whole>::version(&())
-            }
-
-            fn plural((): &()) -> Cow<'_, str> {
-                <$whole>::plural(&())
-            }
-
-            fn meta(&self) -> &ObjectMeta {
-                &self.metadata
-            }
-
-            fn meta_mut(&mut self) -> &mut ObjectMeta {
-                &mut self.metadata
-            }
-        }
-    };
-}
-
-resource!(Node, v1::Node);
-resource!(Pod, v1::Pod);
-resource!(Vm, VirtualMachine);
 
 #[cfg(test)]
 mod tests {

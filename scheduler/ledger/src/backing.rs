@@ -34,10 +34,8 @@ impl Ledger {
         let book = self.vm_of(pod)?;
         let price = book.price(runner);
         if !self.is_primary(pod) {
-            // It may be the one that comes next: then everything that was approved is plugged in it, and with a move all that is
-            // plugged comes along.
-            let moves = pod.vm.is_some_and(|vm| self.moves(vm));
-            return Some(price.cost(if moves { book.promise() } else { book.approved() }));
+            // It may be the one that comes next.
+            return Some(price.cost(self.next_size(pod.vm?, book)));
         }
         let promised = price.cost(book.promise());
         Some(match book.wish.as_ref().map(|wish| wish.state) {
@@ -46,6 +44,11 @@ impl Ledger {
             }
             Some(WishState::Waiting) | None => promised,
         })
+    }
+
+    /// What may be plugged in the VM's next pod: what was approved, and with a move all that is plugged comes along.
+    pub(crate) fn next_size(&self, vm: VmId, book: &VmBook) -> Size {
+        if self.moves(vm) { book.promise() } else { book.approved() }
     }
 
     /// Orders the requests that a pod needs, if they are others than it has. Says whether it must wait until something changes
@@ -67,7 +70,8 @@ impl Ledger {
         if requests == spec {
             return waits;
         }
-        if !self.may_order(slot, runner, node, requests) {
+        // Growth beyond the node would only be deferred, and count as used until it is taken back.
+        if !self.may_grow(slot, node, requests) {
             return true;
         }
         let grows = self.needed(slot).is_some_and(|needed| !needed.fits_in(spec));
@@ -110,22 +114,6 @@ impl Ledger {
             requests = requests.max(runner.spec.min(runner.allocated.unwrap_or(runner.spec)));
         }
         Some(Wanted { requests, waits: false })
-    }
-
-    /// Growth beyond the node would only be deferred, and count as used until it is taken back.
-    fn may_order(
-        &self,
-        pod: &PodSlot,
-        runner: &RunnerFacts,
-        node: NodeId,
-        requests: Amount,
-    ) -> bool {
-        if requests.fits_in(pod.book.may_have()) {
-            return true;
-        }
-        let Some(facts) = self.facts(node) else { return false };
-        let others = self.reserved_without(node, Some(pod.id));
-        (others + runner.total(requests)).fits_in(facts.allocatable)
     }
 
     /// Without a pod nothing is plugged: what was approved beyond the spec, beyond the pod that waits for its node, or by an

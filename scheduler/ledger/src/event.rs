@@ -310,8 +310,6 @@ pub enum Why {
     Renewed,
     /// The VM has no pod: its approval returns to what the spec wants.
     NoPod,
-    /// A wish waits.
-    Waiting,
     /// The watch has not shown the pod as it was bound or looked up.
     Unconfirmed,
     /// The node is above its watermark.
@@ -346,7 +344,6 @@ impl Why {
             Self::SpecWants => "spec_wants",
             Self::Renewed => "renewed",
             Self::NoPod => "no_pod",
-            Self::Waiting => "waiting",
             Self::Unconfirmed => "unconfirmed",
             Self::Hot => "hot",
             Self::Moves => "moves",

@@ -79,6 +79,12 @@ pub struct RunnerFacts {
 }
 
 impl RunnerFacts {
+    /// What the main container counts for, as long as nothing else is ordered.
+    #[must_use]
+    pub fn counted(&self) -> Amount {
+        self.spec.max(self.allocated.unwrap_or(Amount::ZERO))
+    }
+
     /// What the pod takes while its main container requests `main`.
     #[must_use]
     pub fn total(&self, main: Amount) -> Amount {

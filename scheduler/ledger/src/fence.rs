@@ -64,7 +64,7 @@ impl Ledger {
         };
         let (first, tries) = book.fence.map_or((number, 0), |fence| (fence.first, fence.tries + 1));
         let again = now + AGAIN * (1 << tries.min(3));
-        book.fence = Some(Fence { first, last: number, tries, again });
+        book.fence = Some(Fence { first, tries, again });
         let (pod_reference, timer) = (book.reference(), book.timer(now));
         self.last_rank = number;
         self.push(Action::Fence { pod: pod_reference, epoch, number }, Why::Unconfirmed);
@@ -82,7 +82,7 @@ impl Ledger {
         self.see_pod(facts, unconfirmed, false);
         let Some(slot) = self.pods.get_mut(pod) else { return };
         // Ordered in this epoch, and nothing was ordered for the pod since.
-        if slot.book.fence.is_none_or(|it| !(it.first..=it.last).contains(&number)) {
+        if slot.book.fence.is_none_or(|it| number < it.first) {
             return;
         }
         slot.book.fenced();

@@ -386,9 +386,10 @@ impl Ledger {
     }
 
     /// As [`Self::vm_of`], for a pod that need not be in the books.
-    pub(crate) fn vm_of_facts(&self, pod: &PodFacts) -> Option<&VmBook> {
-        let vm = self.book(self.vms.find(&pod.runner()?.vm_uid)?)?;
-        (vm.facts.namespace == pod.namespace).then_some(vm)
+    pub(crate) fn vm_of_facts(&self, pod: &PodFacts) -> Option<(VmId, &VmBook)> {
+        let id = self.vms.find(&pod.runner()?.vm_uid)?;
+        let vm = self.book(id)?;
+        (vm.facts.namespace == pod.namespace).then_some((id, vm))
     }
 
     /// The pods that run a VM.

@@ -7,7 +7,6 @@ use guest_units::Bytes;
 use crate::amount::{Amount, cpu_text};
 use crate::facts::{PodFacts, PodKind, RunnerFacts};
 use crate::ledger::Ledger;
-use crate::pod::PodBook;
 use crate::settings::Scoring;
 use crate::slab::{NodeId, PodId};
 use crate::standing::Standing;
@@ -215,13 +214,12 @@ impl Ledger {
 
     /// Whether all that may be used of what was approved for the VM is backed by this pod's requests.
     pub(crate) fn may_begin(&self, pod: &PodFacts, runner: &RunnerFacts) -> Result<(), String> {
-        let book = self.vm_of_facts(pod).ok_or_else(|| "the VM is not known yet".to_owned())?;
+        let (vm, book) =
+            self.vm_of_facts(pod).ok_or_else(|| "the VM is not known yet".to_owned())?;
         let given = book.newest().is_some() || book.facts.obeyed.is_some();
         let inherited = given && self.epoch.is_none_or(|epoch| book.inherits(epoch));
-        let moves = self.vms.find(&runner.vm_uid).is_some_and(|vm| self.moves(vm));
-        // All that is plugged comes along.
-        let used = if moves { book.promise() } else { book.approved() };
-        if inherited || !book.price(runner).cost(used).fits_in(runner.spec) {
+        let used = book.price(runner).cost(self.next_size(vm, book));
+        if inherited || !used.fits_in(runner.spec) {
             return Err("what was approved before for the VM is not given back yet".to_owned());
         }
         Ok(())
@@ -326,13 +324,11 @@ impl Ledger {
         match &pod.kind {
             PodKind::Ordinary { requests } => *requests,
             PodKind::Runner(runner) => {
-                let moves = self.vms.find(&runner.vm_uid).is_some_and(|vm| self.moves(vm));
-                let cost = self.vm_of_facts(pod).map_or(Amount::ZERO, |book| {
-                    // All that is plugged comes along.
-                    let more = if moves { book.promise() } else { book.placement() };
-                    book.price(runner).cost(book.placement().max(more))
+                let cost = self.vm_of_facts(pod).map_or(Amount::ZERO, |(vm, book)| {
+                    let size = self.next_size(vm, book).max(book.clamp(book.facts.wanted));
+                    book.price(runner).cost(size)
                 });
-                runner.total(PodBook::new(pod.clone()).may_have().max(cost))
+                runner.total(runner.counted().max(cost))
             }
         }
     }

@@ -32,7 +32,6 @@ struct Maybe {
 pub(crate) struct Fence {
     /// The first one that has no answer yet: that to any since will do.
     pub(crate) first: u64,
-    pub(crate) last: u64,
     pub(crate) tries: u32,
     /// Ordered again then.
     pub(crate) again: Moment,
@@ -183,7 +182,7 @@ impl PodBook {
     /// The most that the main container may have, whatever comes of orders under way.
     pub(crate) fn may_have(&self) -> Amount {
         let Some(runner) = self.facts.runner() else { return Amount::ZERO };
-        let mut most = runner.spec.max(runner.allocated.unwrap_or(Amount::ZERO));
+        let mut most = runner.counted();
         if let Some(order) = self.order {
             most = most.max(order.requests);
         }

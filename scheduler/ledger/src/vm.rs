@@ -170,11 +170,6 @@ impl VmBook {
         self.approved().max(self.facts.plugged.unwrap_or(self.facts.min))
     }
 
-    /// What a placement must have room for: whatever is plugged now is so in another pod.
-    pub(crate) fn placement(&self) -> Size {
-        self.approved().max(self.clamp(self.facts.wanted))
-    }
-
     /// Whether an approval of an earlier ledger, that this one may never have seen, may still be used.
     pub(crate) fn inherits(&self, epoch: u64) -> bool {
         self.facts.obeyed.is_none_or(|(obeyed, _)| obeyed != epoch)

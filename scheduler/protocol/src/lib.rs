@@ -14,7 +14,7 @@
 //! seconds. Sizes are totals, so repeating a request is harmless. Agents refuse answers of an epoch older than
 //! one they have seen.
 //!
-//! Version window: [`VERSION`] is spoken, [`OLDEST_VERSION`] still understood. There is one version so far.
+//! Version window: [`VERSION`] is spoken, [`OLDEST_VERSION`] still understood.
 
 #![forbid(unsafe_code)]
 
