@@ -77,7 +77,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         () = shutdown.cancelled() => false,
     };
     shutdown.cancel();
-    shared.scheduler.close();
+    shared.scheduler.end();
     tasks.close();
     if timeout(grace, tasks.wait()).await.is_err() {
         tracing::warn!(late = tasks.len(), "stopped without waiting further");

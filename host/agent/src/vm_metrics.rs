@@ -56,6 +56,11 @@ impl VmMetrics {
         self.vms.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }
 
+    pub(crate) fn retain(&self, is_there: impl Fn(&VmKey) -> bool) {
+        let mut vms = self.vms.lock().unwrap_or_else(PoisonError::into_inner);
+        vms.retain(|key, _| is_there(key));
+    }
+
     /// A registry with one set of series for each VM.
     pub(crate) fn registry(&self) -> Registry {
         let mut registry = Registry::default();
@@ -134,7 +139,12 @@ mod tests {
         ] {
             assert!(shown.contains(&line), "{line} is not in\n{shown}");
         }
+        metrics.retain(|key| *key == VmKey::of(&vm.metadata));
+        assert!(text(&metrics).contains("pg"));
         metrics.gone(&VmKey::of(&vm.metadata));
         assert!(!text(&metrics).contains("pg"));
+        metrics.seen(&vm);
+        metrics.retain(|_| false);
+        assert!(!text(&metrics).contains("pg"), "it went while nobody watched");
     }
 }

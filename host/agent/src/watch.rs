@@ -127,6 +127,7 @@ impl Keeper {
                 let known = self.views.keys().chain(self.invalid.keys());
                 let gone: Vec<_> = known.filter(|key| !listed.contains(*key)).cloned().collect();
                 gone.iter().for_each(|key| self.vm_gone(key));
+                self.vm_metrics.retain(|key| listed.contains(key));
                 self.ready.set();
             }
         }

@@ -118,7 +118,8 @@ pub(crate) struct SchedulerClient {
     ca_file: PathBuf,
     token_file: PathBuf,
     limit: Duration,
-    kept: Mutex<Vec<Connection>>,
+    /// None: nothing is kept any more.
+    kept: Mutex<Option<Vec<Connection>>>,
     newest_epoch: AtomicU64,
     tasks: TaskTracker,
 }
@@ -131,7 +132,7 @@ impl SchedulerClient {
         limit: Duration,
         tasks: TaskTracker,
     ) -> Self {
-        let kept = Mutex::new(Vec::new());
+        let kept = Mutex::new(Some(Vec::new()));
         Self { url, ca_file, token_file, limit, kept, newest_epoch: AtomicU64::new(0), tasks }
     }
 
@@ -269,24 +270,26 @@ impl SchedulerClient {
 
     fn keep_out(&self) -> Option<Connection> {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        while let Some(connection) = kept.pop() {
-            if connection.sender.is_ready() {
-                return Some(connection);
-            }
-        }
-        None
+        let mut newest_first = std::iter::from_fn(|| kept.as_mut()?.pop());
+        newest_first.find(|connection| connection.sender.is_ready())
     }
 
     fn keep(&self, connection: Connection) {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.len() < MAX_KEPT {
+        if let Some(kept) = kept.as_mut().filter(|kept| kept.len() < MAX_KEPT) {
             kept.push(connection);
         }
     }
 
     /// Forgets the kept connections, so that their tasks end.
     pub(crate) fn close(&self) {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter_mut().for_each(Vec::clear);
+    }
+
+    /// The agent stops: requests under way end, and none of them leaves a connection behind that would be waited for.
+    pub(crate) fn end(&self) {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 

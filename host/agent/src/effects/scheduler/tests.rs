@@ -141,6 +141,10 @@ async fn permit(
     Json(grant(&request, request.want, u64::from(request.want.cpu.0))).into_response()
 }
 
+fn kept(client: &SchedulerClient) -> usize {
+    client.kept.lock().unwrap().as_ref().map_or(0, Vec::len)
+}
+
 struct Setup {
     folder: PathBuf,
     client: SchedulerClient,
@@ -171,7 +175,7 @@ async fn a_permit_is_granted_and_the_connection_is_used_again() {
     for generation in 10..15 {
         let answer = setup.client.permit(&request(generation)).await.unwrap();
         assert_eq!((answer.generation, answer.permit), (generation, size(2000)));
-        assert_eq!(setup.client.kept.lock().unwrap().len(), 1);
+        assert_eq!(kept(&setup.client), 1);
     }
 }
 
@@ -235,6 +239,23 @@ async fn a_scheduler_that_does_not_answer_is_waited_for_as_configured() {
     std::fs::remove_dir_all(folder).unwrap();
 }
 
+/// A request that is answered while the agent stops.
+#[tokio::test]
+async fn once_the_agent_stops_no_connection_is_kept() {
+    let (served, tasks) = (TaskTracker::new(), TaskTracker::new());
+    let (identity, folder) = (identity(), folder("end"));
+    std::fs::write(folder.join("ca.crt"), &identity.pem).unwrap();
+    std::fs::write(folder.join("token"), "good\n").unwrap();
+    let router = Router::new().route(PERMIT_PATH, post(permit)).with_state(Arc::default());
+    let port = serve_tls(&identity, router, &served).await;
+    let client = client(&folder, port, &tasks);
+    client.end();
+    client.permit(&request(10)).await.unwrap();
+    tasks.close();
+    tokio::time::timeout(Duration::from_secs(10), tasks.wait()).await.unwrap();
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
 #[tokio::test]
 async fn the_token_is_read_again_for_each_request() {
     let setup = setup("token").await;
@@ -283,11 +304,11 @@ async fn old_epochs_and_stale_generations_are_refused() {
     let older = PermitRequest { want: size(1500), ..request(11) };
     let err = setup.client.permit(&older).await.unwrap_err();
     assert!(matches!(err, PermitError::OldEpoch { epoch: 1500, newest: 2000 }), "{err}");
-    assert!(setup.client.kept.lock().unwrap().is_empty(), "the next one goes to the leader");
+    assert_eq!(kept(&setup.client), 0, "the next one goes to the leader");
     setup.client.permit(&request(12)).await.unwrap();
     let err = setup.client.permit(&request(9)).await.unwrap_err();
     assert_eq!(err.newest(), Some(10));
-    assert!(setup.client.kept.lock().unwrap().is_empty());
+    assert_eq!(kept(&setup.client), 0);
 }
 
 #[test]
