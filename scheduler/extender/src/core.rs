@@ -100,7 +100,7 @@ impl Known {
         self.0.load(Ordering::Relaxed).checked_sub(1)
     }
 
-    fn note(&self, ledger: &Ledger) {
+    pub(crate) fn note(&self, ledger: &Ledger) {
         let newest = ledger.complete().then(|| ledger.newest_epoch_seen().saturating_add(1));
         self.0.store(newest.unwrap_or(0), Ordering::Relaxed);
     }

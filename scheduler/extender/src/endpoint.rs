@@ -81,7 +81,8 @@ impl Endpoint {
     /// Says when to look again.
     async fn lead_here(&self, epoch: u64) -> Duration {
         if !self.lease.holds(epoch) {
-            return WRITE_EVERY;
+            // It may be renewed this very moment, and nobody would say so.
+            return TRY_AGAIN;
         }
         // It ends before another can hold the lease: what is late cannot lead back here.
         let written = timeout(MARGIN, self.write()).await;

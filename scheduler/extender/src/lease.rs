@@ -16,7 +16,7 @@ use kube::api::{Api, PostParams};
 use ring::rand::{SecureRandom as _, SystemRandom};
 use scheduler_ledger::Event;
 use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -95,7 +95,9 @@ pub(crate) struct Candidate {
     /// Told when this replica begins or ends to lead.
     leads: watch::Sender<Option<u64>>,
     mine: Option<u64>,
-    /// The lease of another, and since when it stands still.
+    /// The highest epoch that the lease was seen in.
+    seen: Option<u64>,
+    /// The lease of another, and since when it stands still. Without a version: it vanished.
     other: Option<(Option<String>, Instant)>,
 }
 
@@ -117,12 +119,13 @@ impl Candidate {
         }
         let suffix: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
         let identity = format!("{pod_name}_{suffix}");
-        let (mine, other) = (None, None);
-        Self { api, pod_name, identity, state, known, core, fenced, leads, mine, other }
+        let (mine, seen, other) = (None, None, None);
+        Self { api, pod_name, identity, state, known, core, fenced, leads, mine, seen, other }
     }
 
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         loop {
+            let began = tokio::time::Instant::now();
             let epoch = match timeout(CALL_LIMIT, self.step()).await {
                 Ok(Ok(epoch)) => epoch,
                 Ok(Err(err)) => {
@@ -139,7 +142,7 @@ impl Candidate {
             }
             let pause = if epoch.is_some() { RENEW_EVERY } else { LOOK_EVERY };
             tokio::select! {
-                () = sleep(pause) => {}
+                () = sleep_until(began + pause) => {}
                 () = shutdown.cancelled() => break,
             }
         }
@@ -173,13 +176,14 @@ impl Candidate {
     async fn step(&mut self) -> Result<Option<u64>, CallError> {
         let started = Instant::now();
         let Some(lease) = self.api.get_opt(NAME).await? else {
-            let epoch = self.next_epoch(0);
+            let Some(epoch) = self.epoch_of_new() else { return Ok(None) };
             let lease = self.lease(ObjectMeta::default(), epoch, None);
             self.api.create(&PostParams::default(), &lease).await?;
             return Ok(Some(self.held(epoch, started)));
         };
         let spec = lease.spec.clone().unwrap_or_default();
         let counted = u64::try_from(spec.lease_transitions.unwrap_or(0)).unwrap_or(0);
+        self.seen = self.seen.max(Some(counted));
         let holder = spec.holder_identity.unwrap_or_default();
         let newest = self.known.newest_epoch();
         if holder == self.identity {
@@ -199,7 +203,7 @@ impl Candidate {
             // A replica that knows everything may take it meanwhile.
             return Ok(None);
         }
-        let epoch = self.next_epoch(counted);
+        let epoch = self.next_epoch();
         let taken = self.lease(lease.metadata, epoch, None);
         self.api.replace(NAME, &PostParams::default(), &taken).await?;
         Ok(Some(self.held(epoch, started)))
@@ -211,18 +215,29 @@ impl Candidate {
         epoch
     }
 
-    fn next_epoch(&self, counted: u64) -> u64 {
-        counted.max(self.known.newest_epoch().unwrap_or(0)) + 1
+    fn next_epoch(&self) -> u64 {
+        self.seen.max(self.known.newest_epoch()).unwrap_or(0) + 1
+    }
+
+    /// There is no lease: its holder makes it again. For all others it is that of one who is silent, if there ever was one.
+    fn epoch_of_new(&mut self) -> Option<u64> {
+        if let Some(mine) = self.mine.filter(|_| self.state.held_at_all()) {
+            return Some(mine);
+        }
+        self.known.newest_epoch()?;
+        let free = self.seen.is_none() || self.stands_still(None, 0);
+        free.then(|| self.next_epoch())
     }
 
     /// Whether the holder is gone: it said so, it ran in this very pod, or the lease stands still. It stands still from when
     /// it was read: the holder may have renewed it while the answer was on its way.
     fn may_take(&mut self, holder: &str, version: Option<String>, lasts_seconds: i32) -> bool {
-        let now = Instant::now();
         let same_pod = holder.rsplit_once('_').is_some_and(|(pod, _)| pod == self.pod_name);
-        if holder.is_empty() || same_pod {
-            return true;
-        }
+        holder.is_empty() || same_pod || self.stands_still(version, lasts_seconds)
+    }
+
+    fn stands_still(&mut self, version: Option<String>, lasts_seconds: i32) -> bool {
+        let now = Instant::now();
         match &self.other {
             Some((known, since)) if *known == version => {
                 // A holder of another version of this program may count on more.
@@ -289,27 +304,90 @@ mod tests {
         assert!(DEADLINE + CALL_LIMIT <= DURATION && DEADLINE + MARGIN <= DURATION);
         // Two renewals in a row may fail.
         assert!(2 * RENEW_EVERY + CALL_LIMIT <= DEADLINE);
+        // However long those take that succeed, there is no gap between them.
+        assert!(2 * CALL_LIMIT <= DEADLINE);
+    }
+
+    /// The lease of another, or none; and when it was last looked at.
+    type Shown = Arc<Mutex<(Option<u64>, Instant)>>;
+
+    /// An API server that shows it, and says yes to whoever writes it.
+    async fn answer(
+        shown: Shown,
+        request: http::Request<kube::client::Body>,
+    ) -> Result<http::Response<axum::body::Body>, kube::Error> {
+        if request.method() != http::Method::GET {
+            let body = request.into_body().collect_bytes().await?;
+            return Ok(http::Response::new(axum::body::Body::from(body)));
+        }
+        let mut shown = shown.lock().unwrap();
+        shown.1 = Instant::now();
+        let (status, body) = match shown.0 {
+            Some(epoch) => (
+                200,
+                serde_json::json!({
+                    "metadata": {"resourceVersion": "5"},
+                    "spec": {"holderIdentity": "other_1", "leaseTransitions": epoch},
+                }),
+            ),
+            None => (
+                404,
+                serde_json::json!({
+                    "kind": "Status", "status": "Failure", "code": 404, "reason": "NotFound",
+                    "message": "",
+                }),
+            ),
+        };
+        let body = axum::body::Body::from(body.to_string());
+        Ok(http::Response::builder().status(status).body(body).unwrap())
+    }
+
+    /// A replica that has listed everything.
+    fn candidate(shown: &Shown) -> Candidate {
+        let shown = Arc::clone(shown);
+        let api = tower::service_fn(move |request| answer(Arc::clone(&shown), request));
+        let api = Api::namespaced(kube::Client::new(api, "default"), "kube-system");
+        let settings = scheduler_ledger::Settings::default();
+        let mut ledger = scheduler_ledger::Ledger::new(settings.clone());
+        for event in [Event::NodesListed, Event::PodsListed, Event::VmsListed] {
+            ledger.handle(event([].into()), guest_units::Moment::default());
+        }
+        let (core, _inbox) = crate::core::channel(settings);
+        let (state, known) = (LeaseState::default(), Arc::<Known>::default());
+        known.note(&ledger);
+        let (fenced, (leads, _)) = (TaskTracker::new(), watch::channel(None));
+        Candidate::new(api, "one".into(), state, known, core, fenced, leads)
     }
 
     #[tokio::test]
     async fn a_lease_stands_still_from_when_its_answer_came() {
-        let answered = Arc::new(Mutex::new(Instant::now()));
-        let noted = Arc::clone(&answered);
-        let api = tower::service_fn(move |_: http::Request<kube::client::Body>| {
-            *noted.lock().unwrap() = Instant::now();
-            let lease = serde_json::json!({
-                "metadata": {"resourceVersion": "5"}, "spec": {"holderIdentity": "other_1"}
-            });
-            let body = axum::body::Body::from(lease.to_string());
-            std::future::ready(Ok::<_, std::io::Error>(http::Response::new(body)))
-        });
-        let api = Api::namespaced(kube::Client::new(api, "default"), "kube-system");
-        let (core, _inbox) = crate::core::channel(scheduler_ledger::Settings::default());
-        let (state, known) = (LeaseState::default(), Arc::default());
-        let (fenced, (leads, _)) = (TaskTracker::new(), watch::channel(None));
-        let mut one = Candidate::new(api, "one".into(), state, known, core, fenced, leads);
+        let shown: Shown = Arc::new(Mutex::new((Some(1), Instant::now())));
+        let mut one = candidate(&shown);
         assert_eq!(one.step().await.unwrap(), None);
         let (_, since) = one.other.unwrap();
-        assert!(since >= *answered.lock().unwrap(), "the holder may have renewed it until then");
+        assert!(since >= shown.lock().unwrap().1, "the holder may have renewed it until then");
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_vanished_is_made_again_by_its_holder_and_waited_for_by_others() {
+        let shown: Shown = Arc::new(Mutex::new((Some(7), Instant::now())));
+        let (mut holder, mut other) = (candidate(&shown), candidate(&shown));
+        holder.mine = Some(7);
+        holder.state.set(Some(Held { epoch: 7, until: Instant::now() + DEADLINE }));
+        assert_eq!(other.step().await.unwrap(), None);
+        shown.lock().unwrap().0 = None;
+        assert_eq!(holder.step().await.unwrap(), Some(7));
+        assert_eq!(other.step().await.unwrap(), None, "the holder may still grant");
+        other.other = Some((None, Instant::now() - DURATION - RENEW_EVERY));
+        assert_eq!(other.step().await.unwrap(), Some(8), "no epoch is used twice");
+        assert_eq!(candidate(&shown).step().await.unwrap(), Some(1), "there never was one");
+    }
+
+    #[tokio::test]
+    async fn nobody_makes_the_lease_before_everything_is_known() {
+        let shown: Shown = Arc::new(Mutex::new((None, Instant::now())));
+        let mut one = candidate(&shown);
+        one.known = Arc::default();
+        assert_eq!(one.step().await.unwrap(), None);
     }
 }

@@ -1,6 +1,6 @@
 //! Plain and read-only: `/metrics` on one port, `/healthz` and `/readyz` on another.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -30,6 +30,8 @@ pub(crate) struct Scrape {
     pub(crate) metrics: Metrics,
     pub(crate) core: Core,
     pub(crate) watermark: f64,
+    /// Two scrapes at a time would take each other's nodes.
+    pub(crate) turn: Mutex<()>,
 }
 
 pub(crate) fn metrics(scrape: Arc<Scrape>) -> Router {
@@ -37,10 +39,12 @@ pub(crate) fn metrics(scrape: Arc<Scrape>) -> Router {
 }
 
 async fn render(State(scrape): State<Arc<Scrape>>) -> Response {
-    if let Ok(levels) = levels(&scrape.core).await {
+    let levels = levels(&scrape.core).await;
+    let mut text = String::new();
+    let _turn = scrape.turn.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Ok(levels) = levels {
         scrape.metrics.nodes(&levels, scrape.watermark);
     }
-    let mut text = String::new();
     match encode(&mut text, &scrape.registry) {
         Ok(()) => {
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -27,7 +27,7 @@ use tokio::time::timeout;
 
 use crate::auth::Authenticator;
 use crate::convert;
-use crate::core::{Command, Core, Unbound};
+use crate::core::{Command, Core, Ended, Unbound};
 use crate::effects::{CallError, Effects, millis};
 use crate::lease::LeaseState;
 use crate::metrics::Metrics;
@@ -77,8 +77,8 @@ impl IntoResponse for Refused {
     }
 }
 
-impl From<crate::core::Ended> for Refused {
-    fn from(_: crate::core::Ended) -> Self {
+impl From<Ended> for Refused {
+    fn from(_: Ended) -> Self {
         Self::new(RefusalCode::NotReady, "the scheduler is stopping")
     }
 }
@@ -282,7 +282,11 @@ async fn preempt((State(shared), Extension(peer), body): Call) -> Response {
 async fn bind((State(shared), Extension(peer), body): Call) -> Response {
     scheduler_call(&shared, "bind", (peer, body), async |body| {
         let args: BindingArgs = parse(body)?;
-        let error = bind_pod(&shared, &args).await?.err().unwrap_or_default();
+        // What has begun is ended, also when kube-scheduler hangs up: the pod would count for nothing, and nobody would say so.
+        let shared = Arc::clone(&shared);
+        let tasks = shared.effects.tasks.clone();
+        let bound = tasks.spawn(async move { bind_pod(&shared, &args).await }).await;
+        let error = bound.map_err(|_| Ended)??.err().unwrap_or_default();
         Ok(Json(BindingResult { error }))
     })
     .await

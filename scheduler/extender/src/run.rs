@@ -3,7 +3,7 @@
 //! What a stop leaves behind: promises, requests and approvals as they are, in the objects; the lease is released, so that the
 //! next process begins at once. Open requests are answered while the drain lasts.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -129,7 +129,8 @@ async fn open(
     let candidate = Candidate::new(leases, name, state, seen, core.clone(), fenced, leads);
     let owner = Owner { effects, known: Arc::clone(&known) };
     let health = Health { core: core.clone(), known, lease, tls: Arc::clone(&tls) };
-    let scrape = Scrape { registry, metrics, core: core.clone(), watermark: policy.watermark };
+    let (watermark, turn) = (policy.watermark, Mutex::default());
+    let scrape = Scrape { registry, metrics, core: core.clone(), watermark, turn };
     let (metrics, health) = (plain::metrics(Arc::new(scrape)), plain::health(health));
     let critical = vec![
         tasks.spawn(serve_plain(metrics_listener, metrics, shutdown.clone())),

@@ -287,6 +287,9 @@ impl Extender {
     /// A node, and a VM of 1 CPU and 1 GiB on it.
     async fn running(&self) {
         // So that nothing is known from before.
+        for listed in [Event::NodesListed, Event::PodsListed, Event::VmsListed] {
+            self.core.tell(listed([].into())).await.unwrap();
+        }
         self.until("a lease", |_| true, || async { self.dump().await.epoch.is_some() }).await;
         let allocatable = Amount { cpu_millis: 8000, memory_bytes: 16 * GIB };
         self.core
