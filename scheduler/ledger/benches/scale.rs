@@ -35,7 +35,7 @@ const ADDED: usize = 200;
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let wants = |part: &str| wanted.is_empty() || wanted.iter().any(|it| it == part);
-    if wants("place") || wants("nodes") {
+    if ["place", "nodes", "lead"].into_iter().any(wants) {
         let before = resident_bytes();
         let started = Instant::now();
         let mut ledger = fleet::ledger(Settings::default(), NODES, VMS_PER_NODE, full, |index| {
@@ -48,7 +48,12 @@ fn main() {
         if wants("place") {
             place(&ledger);
         }
-        add_nodes(&mut ledger, NODES);
+        if wants("lead") {
+            lead(&mut ledger);
+        }
+        if wants("nodes") {
+            add_nodes(&mut ledger, NODES);
+        }
     }
     if wants("nodes") {
         for nodes in [1_000, 100] {
@@ -115,6 +120,22 @@ fn newcomer(index: usize) -> PodFacts {
     let requests = Amount { cpu_millis: 500 * gib, memory_bytes: gib << 30 };
     let kind = PodKind::Ordinary { requests };
     PodFacts { uid: format!("new-{index}"), node: None, kind, ..fleet::pod(0, 0, 1, NODE) }
+}
+
+/// The lease goes and comes: meanwhile nobody is answered, and the next renewal waits for a thread.
+fn lead(ledger: &mut Ledger) {
+    let mut spreads = [Spread::default(), Spread::default(), Spread::default()];
+    for round in 0..ROUNDS as u64 {
+        let took = [
+            timed(|| ledger.handle(Event::Leader(None), NOW)),
+            timed(|| ledger.handle(Event::Leader(Some(2 + round)), NOW)),
+            timed(|| ledger.clone()),
+        ];
+        assert!(ledger.next(NOW).start.is_empty(), "nobody wants anything");
+        spreads.iter_mut().zip(took).for_each(|(spread, took)| spread.add(&mut [took]));
+    }
+    let names = ["the lease goes", "another epoch begins", "  control: all of it copied"];
+    spreads.iter().zip(names).for_each(|(spread, name)| spread.print(name));
 }
 
 fn add_nodes(ledger: &mut Ledger, known: usize) {

@@ -5,7 +5,7 @@
 use guest_units::{Bytes, MilliCpu, Moment, Size};
 use scheduler_ledger::{
     Action, Amount, Asked, DEFAULT_OVERHEAD, Event, Ledger, NodeFacts, PodFacts, PodKind, Price,
-    RunnerFacts, Seal, Settings, Ticket, Todo, VmFacts,
+    ResizeResult, RunnerFacts, Seal, Settings, Ticket, Todo, VmFacts,
 };
 use scheduler_protocol::ObjectRef;
 
@@ -141,25 +141,37 @@ pub fn ledger(
     ledger.handle(Event::PodsListed(all.clone().map(pod_uid).collect()), NOW);
     ledger.handle(Event::VmsListed(all.map(vm_uid).collect()), NOW);
     for (index, (size, requests)) in first.into_iter().enumerate() {
-        ask_first(&mut ledger, index, index / vms, size, requests);
+        ask_first(&mut ledger, (index, vms), size, requests);
     }
     ledger
 }
 
-/// The first request of a VM after a change of leader: its pod is fenced.
-fn ask_first(ledger: &mut Ledger, index: usize, node: usize, size: Size, requests: Amount) {
-    ledger.handle(Event::Asked(asked(index, node, 0, size)), NOW);
-    // The fence, then the answer.
-    for _ in 0..2 {
-        for Todo { id, action, .. } in ledger.next(NOW).start {
+/// The first request of a VM after a change of leader: its pod is fenced, and leases are given where there is room.
+fn ask_first(ledger: &mut Ledger, (index, vms): (usize, usize), size: Size, requests: Amount) {
+    ledger.handle(Event::Asked(asked(index, index / vms, 0, size)), NOW);
+    loop {
+        let start = ledger.next(NOW).start;
+        if start.is_empty() {
+            return;
+        }
+        for Todo { id, action, .. } in start {
+            ledger.handle(Event::Started(id), NOW);
             match action {
                 Action::Fence { pod: fenced, number, .. } => {
-                    ledger.handle(Event::Started(id), NOW);
-                    let found = Some(pod(index, node, 1, requests));
+                    let found = Some(pod(index, index / vms, 1, requests));
                     ledger.handle(Event::Fenced { uid: fenced.uid, number, found }, NOW);
                 }
-                Action::Answer { .. } => ledger.handle(Event::Started(id), NOW),
-                _ => {}
+                Action::Resize { pod: resized, number, requests, .. } => {
+                    // Numbers grow, and so serve as generations. It may be for any VM.
+                    let result = ResizeResult::Accepted { generation: number + 1 };
+                    let last = resized.uid.rsplit('-').next().unwrap_or_default();
+                    let index = usize::from_str_radix(last, 16).expect("the uids end with it");
+                    ledger.handle(Event::ResizeEnded { pod: resized.uid, number, result }, NOW);
+                    let seen = pod(index, index / vms, number + 1, requests);
+                    ledger.handle(Event::Pod(seen), NOW);
+                }
+                Action::Answer { .. } => {}
+                other => panic!("{other:?}"),
             }
         }
     }
