@@ -164,8 +164,9 @@ fn add_nodes(ledger: &mut Ledger, known: usize) {
 /// Requests for which nothing has to be done: the same again, and less and more within what the pod requests anyway.
 fn permits(nodes: usize) {
     let vms = nodes * VMS_PER_NODE;
-    // The user's floor keeps the requests where they are, so that what is given back may be asked for again.
-    let floor = Amount { cpu_millis: 2100, memory_bytes: (4 << 30) + (256 << 20) };
+    // The floor keeps the requests where they are, the lease on top of the largest size included: so what is given back may be
+    // asked for again, and nothing is ordered.
+    let floor = Amount { cpu_millis: 3100, memory_bytes: (6 << 30) + (256 << 20) };
     let vm = |index, seal: Seal| VmFacts { floor, ..fleet::vm(index, seal) };
     let first = Seal { epoch: 1, generation: 1, size: fleet::size(1000, 2) };
     let node = |index| NodeFacts {
