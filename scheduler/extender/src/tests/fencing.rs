@@ -1,8 +1,11 @@
 //! What is late, old or without the lease does nothing.
 
+use futures::FutureExt as _;
 use scheduler_ledger::ResizeResult;
+use tower::ServiceExt as _;
 
 use super::*;
+use crate::tls::Peer;
 
 fn failure(code: u16) -> Value {
     let reason = if code == 404 { "NotFound" } else { "" };
@@ -123,12 +126,9 @@ async fn an_older_approval_that_was_put_back_is_replaced_and_a_newer_one_stays()
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_binding_of_unknown_end_counts_until_the_api_server_is_asked() {
-    let extender = extender("unknown").await;
-    extender.running().await;
-    let requests = Amount { cpu_millis: 5000, memory_bytes: GIB };
-    let facts = PodFacts {
+/// An ordinary pod without a node.
+fn waiting() -> PodFacts {
+    PodFacts {
         uid: "o1".into(),
         namespace: "default".into(),
         name: "o1".into(),
@@ -136,9 +136,31 @@ async fn a_binding_of_unknown_end_counts_until_the_api_server_is_asked() {
         finished: false,
         unplaced: None,
         version: 3,
-        kind: PodKind::Ordinary { requests },
-    };
-    extender.core.tell(Event::Pod(facts)).await.unwrap();
+        kind: PodKind::Ordinary { requests: Amount { cpu_millis: 5000, memory_bytes: GIB } },
+    }
+}
+
+/// On one thread: nothing else goes on while the call is looked at once.
+#[tokio::test]
+async fn a_binding_that_has_begun_is_ended_when_kube_scheduler_hangs_up() {
+    let extender = extender("hangs-up").await;
+    extender.running().await;
+    extender.core.tell(Event::Pod(waiting())).await.unwrap();
+    let args = json!({"PodName": "o1", "PodNamespace": "default", "PodUID": "o1", "Node": "n1"});
+    let request = Request::post("/scheduler/bind").extension(Peer { kube_scheduler: true });
+    let request = request.body(axum::body::Body::from(args.to_string())).unwrap();
+    let call = routes::router(Arc::clone(&extender.shared)).oneshot(request);
+    let answered = call.now_or_never();
+    assert!(answered.is_none(), "it has begun, and is dropped: {answered:?}");
+    let binding = |call: &(Method, String, Value)| call.1.ends_with("/pods/o1/binding");
+    extender.until("the binding", binding, || async { true }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_binding_of_unknown_end_counts_until_the_api_server_is_asked() {
+    let extender = extender("unknown").await;
+    extender.running().await;
+    extender.core.tell(Event::Pod(waiting())).await.unwrap();
     // It may have been done.
     extender.answer(Method::POST, "/pods/o1/binding", 502, json!("bad gateway"));
     let identity =
