@@ -122,7 +122,7 @@ fn newcomer(index: usize) -> PodFacts {
     PodFacts { uid: format!("new-{index}"), node: None, kind, ..fleet::pod(0, 0, 1, NODE) }
 }
 
-/// The lease goes and comes: meanwhile nobody is answered, and the next renewal waits for a thread.
+/// The lease goes and comes: nobody is answered meanwhile. The renewals do not wait for it.
 fn lead(ledger: &mut Ledger) {
     let mut spreads = [Spread::default(), Spread::default(), Spread::default()];
     for round in 0..ROUNDS as u64 {
