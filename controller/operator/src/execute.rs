@@ -55,6 +55,8 @@ pub(crate) enum ExecuteError {
     Call { what: &'static str, source: kube::Error },
     #[error("{what}: no answer within {limit:?}")]
     Deadline { what: &'static str, limit: Duration },
+    #[error("build the pod")]
+    Pod { source: serde_json::Error },
     #[error("make the pod's certificate")]
     Certs { source: crate::certs::CertsError },
     #[error("{what}: the leadership may be another's by now")]
@@ -172,7 +174,8 @@ async fn try_create(
     let namespace = vm.namespace().unwrap_or_default();
     let certs = context.certs.ensure_runner(&namespace, name, pod::owner(vm));
     certs.await.map_err(|source| ExecuteError::Certs { source })?;
-    let built = pod::build(vm, name, &context.pod_settings().await);
+    let built = pod::build(vm, name, &context.pod_settings().await)
+        .map_err(|source| ExecuteError::Pod { source })?;
     let api = Api::<Pod>::namespaced(context.client.clone(), &namespace);
     match context.call("create the pod", api.create(&PostParams::default(), &built)).await {
         // An earlier attempt got through although its answer did not.

@@ -133,7 +133,11 @@ pub(crate) fn runner_spec(vm: &VirtualMachine, pod: &str, settings: &PodSettings
 }
 
 /// The pod of this VM.
-pub(crate) fn build(vm: &VirtualMachine, name: &str, settings: &PodSettings) -> Pod {
+pub(crate) fn build(
+    vm: &VirtualMachine,
+    name: &str,
+    settings: &PodSettings,
+) -> Result<Pod, serde_json::Error> {
     let spec = &vm.spec;
     let pod = json!({
         "metadata": {
@@ -169,7 +173,7 @@ pub(crate) fn build(vm: &VirtualMachine, name: &str, settings: &PodSettings) -> 
             ],
         },
     });
-    serde_json::from_value(pod).expect("every part is of its type, so the whole is a pod")
+    serde_json::from_value(pod)
 }
 
 fn net_container(vm: &VirtualMachine, pod: &str, settings: &PodSettings) -> Value {

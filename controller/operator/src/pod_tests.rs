@@ -49,7 +49,7 @@ fn the_whole_pod_is_as_in_the_golden_file() {
         "overcommit": {"cpu": "2"},
         "terminationGracePeriodSeconds": 30,
     }));
-    let pod = build(&vm, "postgres-bcdfg", &settings());
+    let pod = build(&vm, "postgres-bcdfg", &settings()).unwrap();
     let text = format!("{}\n", serde_json::to_string_pretty(&pod).unwrap());
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pod.json");
     if std::env::var_os("UPDATE_EXPECT").is_some() {
@@ -89,7 +89,7 @@ fn a_vm_boots_with_the_cpu_that_it_is_meant_to_use_and_the_least_memory() {
 fn kvm_is_asked_for_only_where_the_vm_wants_it_and_some_node_has_it() {
     for (wants, has, expected) in [(true, true, true), (true, false, false), (false, true, false)] {
         let vm = vm(&json!({"enableAcceleration": wants}));
-        let pod = build(&vm, "p", &PodSettings { kvm: has, ..settings() });
+        let pod = build(&vm, "p", &PodSettings { kvm: has, ..settings() }).unwrap();
         let limits = pod.spec.unwrap().containers.remove(0).resources.unwrap().limits.unwrap();
         assert_eq!(limits.contains_key("neonvm/kvm"), expected, "{wants} {has}");
     }
@@ -140,7 +140,7 @@ fn lost_nodes_are_tolerated_shortly_unless_the_user_says_otherwise() {
 
 #[test]
 fn the_pod_is_owned_by_its_vm() {
-    let pod = build(&vm(&json!({})), "p", &settings());
+    let pod = build(&vm(&json!({})), "p", &settings()).unwrap();
     let owner = pod.metadata.owner_references.unwrap().remove(0);
     assert_eq!((owner.kind.as_str(), owner.uid.as_str()), ("VirtualMachine", "1b2c"));
     assert_eq!((owner.controller, owner.block_owner_deletion), (Some(true), Some(true)));
@@ -149,7 +149,7 @@ fn the_pod_is_owned_by_its_vm() {
 #[test]
 fn metadata_follows_the_vm_and_leaves_the_network_alone() {
     let vm = vm(&json!({}));
-    let mut pod = build(&vm, "p", &settings());
+    let mut pod = build(&vm, "p", &settings()).unwrap();
     assert_eq!(metadata_patch(&vm, &pod), None);
     let labels = pod.metadata.labels.as_mut().unwrap();
     labels.insert("stray".into(), "x".into());

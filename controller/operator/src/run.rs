@@ -36,6 +36,10 @@ use crate::{http, vm};
 const CERTIFICATES: Duration = Duration::from_secs(60);
 /// Pause before the first certificates are tried for again.
 const RETRY: Duration = Duration::from_secs(2);
+/// A watch is begun anew, from where it was, so often: what its connection lost without a sign is noticed so soon (and 5 s).
+const RENEW_S: u32 = 45;
+/// The silence after which a connection to the API server counts as dead, which bounds a list too. A watch is renewed earlier.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// Runs until `shutdown`, or until something that everything depends on fails.
 pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -69,7 +73,7 @@ async fn lead(
     ready: Arc<AtomicBool>,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let client = Client::try_default().await.context("find the API server")?;
+    let client = connect().await.context("make the API server's client")?;
     let identity = identity(&config.identity)?;
     let leader =
         Leader::new(client.clone(), &config.namespace, identity.clone(), config.leadership.clone());
@@ -88,6 +92,13 @@ async fn lead(
     let keep = async { leader.keep(&term, &resigned).await.context("keep the leadership") };
     // An error of the one drops the other: a deposed leader does nothing more.
     tokio::try_join!(act, keep).map(|_| ())
+}
+
+async fn connect() -> anyhow::Result<Client> {
+    let mut config = kube::Config::infer().await?;
+    config.read_timeout = Some(SILENCE);
+    config.reset_reader_on_write = true;
+    Ok(Client::try_from(config)?)
 }
 
 fn identity(name: &str) -> anyhow::Result<String> {
@@ -170,8 +181,9 @@ async fn watch(context: Arc<Context>, shutdown: CancellationToken) {
     let mut index = Index::default();
     let vms = Api::<VirtualMachine>::all(context.client.clone());
     let pods = Api::<Pod>::all(context.client.clone());
-    let mut vms = watcher(vms, watcher::Config::default()).default_backoff().boxed();
-    let runners = watcher::Config::default().labels(names::LABEL_VM_NAME);
+    let mut vms =
+        watcher(vms, watcher::Config::default().timeout(RENEW_S)).default_backoff().boxed();
+    let runners = watcher::Config::default().timeout(RENEW_S).labels(names::LABEL_VM_NAME);
     let mut pods = watcher(pods, runners).default_backoff().boxed();
     loop {
         let fresh = tokio::select! {

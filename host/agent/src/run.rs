@@ -20,7 +20,7 @@ use crate::http::{self, Ready};
 use crate::metrics::Metrics;
 use crate::vm_metrics::VmMetrics;
 use crate::vm_task::Shared;
-use crate::watch::Keeper;
+use crate::watch::{self, Keeper};
 
 /// Runs until `shutdown`, or until a part that must not end does.
 pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
@@ -38,7 +38,7 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
         file,
     } = config;
     let tasks = TaskTracker::new();
-    let client = kube::Client::try_default().await.context("make the API server's client")?;
+    let client = watch::connect().await.context("make the API server's client")?;
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let (publisher, writer) = events::channel();

@@ -31,6 +31,19 @@ use crate::vm_task::{self, Shared, Start};
 const QUERIES: usize = 8;
 /// How often it is looked whether every task still runs.
 const LOOK: Duration = Duration::from_secs(5);
+/// A watch is begun anew, from where it was, so often: what its connection lost without a sign is noticed so soon (and 5 s). Each
+/// node has its agent, so that a shorter time would cost the API server of a large cluster more than it is worth.
+const RENEW_S: u32 = 120;
+/// The silence after which a connection to the API server counts as dead, which bounds a list too. A watch is renewed earlier.
+const SILENCE: Duration = Duration::from_secs(150);
+
+/// The client of the API server that all parts share.
+pub(crate) async fn connect() -> anyhow::Result<Client> {
+    let mut config = kube::Config::infer().await?;
+    config.read_timeout = Some(SILENCE);
+    config.reset_reader_on_write = true;
+    Ok(Client::try_from(config)?)
+}
 
 /// Looks after the VMs of this node.
 pub(crate) struct Keeper {
@@ -290,7 +303,7 @@ fn vm_events(
     client: Client,
 ) -> impl Stream<Item = Result<Event<GuardedVm>, watcher::Error>> + Send {
     let api: Api<GuardedVm> = Api::all(client);
-    watcher(api, watcher::Config::default()).default_backoff().boxed()
+    watcher(api, watcher::Config::default().timeout(RENEW_S)).default_backoff().boxed()
 }
 
 fn pod_events(
@@ -299,6 +312,7 @@ fn pod_events(
 ) -> impl Stream<Item = Result<Event<Pod>, watcher::Error>> + Send + use<> {
     let api: Api<Pod> = Api::all(client);
     let config = watcher::Config::default()
+        .timeout(RENEW_S)
         .fields(&format!("spec.nodeName={node}"))
         .labels(names::LABEL_VM_NAME);
     watcher(api, config).default_backoff().boxed()

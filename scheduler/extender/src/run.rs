@@ -38,7 +38,7 @@ const NAME: &str = "autoscale-scheduler";
 const KEYS_EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let client = Client::try_default().await.context("reach the API server")?;
+    let client = watch::connect().await.context("make the API server's client")?;
     let listener = bind(config.listen).await?;
     let (tasks, ledger, grace) = (TaskTracker::new(), TaskTracker::new(), config.grace);
     // The owner of the ledger outlives the drain of the requests: it is stopped last.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::time::Duration;
 
 use controller_api::VirtualMachineMigration;
 use futures::{Stream, StreamExt as _, pin_mut};
@@ -17,6 +18,25 @@ use crate::core::{Core, Ended};
 use crate::moves;
 use crate::objects::{Node, Pod, Vm};
 use crate::sign::Signer;
+
+/// A watch is begun anew, from where it was, so often: what its connection lost without a sign is noticed so soon (and 5 s).
+const RENEW_S: u32 = 45;
+/// The silence after which a connection to the API server counts as dead, which bounds a list too. A watch is renewed earlier.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// The client of the API server that all parts share.
+pub(crate) async fn connect() -> anyhow::Result<Client> {
+    let mut config = kube::Config::infer().await?;
+    config.read_timeout = Some(SILENCE);
+    // What is sent is sent once: the refusal of a repetition would be taken for that of what had been done.
+    config.default_retry = false;
+    config.reset_reader_on_write = true;
+    Ok(Client::try_from(config)?)
+}
+
+fn renewed() -> watcher::Config {
+    watcher::Config::default().timeout(RENEW_S)
+}
 
 /// How objects of one kind become events.
 struct Kind<K, S> {
@@ -36,7 +56,7 @@ pub(crate) async fn nodes(client: Client, core: Core) -> Result<(), Ended> {
         gone: Event::NodeGone,
         listed: Event::NodesListed,
     };
-    let stream = watcher(Api::<Node>::all(client), watcher::Config::default());
+    let stream = watcher(Api::<Node>::all(client), renewed());
     follow(stream.default_backoff(), kind, core).await
 }
 
@@ -48,7 +68,7 @@ pub(crate) async fn pods(client: Client, core: Core) -> Result<(), Ended> {
         gone: Event::PodGone,
         listed: Event::PodsListed,
     };
-    let stream = watcher(Api::<Pod>::all(client), watcher::Config::default());
+    let stream = watcher(Api::<Pod>::all(client), renewed());
     follow(stream.default_backoff(), kind, core).await
 }
 
@@ -76,7 +96,7 @@ pub(crate) async fn vms(
         gone: Event::VmGone,
         listed: Event::VmsListed,
     };
-    let stream = watcher(Api::<Vm>::all(client), watcher::Config::default());
+    let stream = watcher(Api::<Vm>::all(client), renewed());
     follow(stream.default_backoff(), kind, core).await
 }
 
@@ -90,7 +110,7 @@ pub(crate) async fn migrations(client: Client, core: Core) -> Result<(), Ended> 
         listed: Event::MigrationsListed,
     };
     let all = Api::<VirtualMachineMigration>::all(client);
-    follow(watcher(all, watcher::Config::default()).default_backoff(), kind, core).await
+    follow(watcher(all, renewed()).default_backoff(), kind, core).await
 }
 
 async fn follow<K: Debug>(
@@ -127,5 +147,44 @@ async fn tell(core: &Core, event: Option<Event>) -> Result<(), Ended> {
     match event {
         Some(event) => core.tell(event).await,
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use axum::body::Bytes;
+    use http::{Request, Response};
+    use http_body_util::combinators::BoxBody;
+    use http_body_util::{BodyExt, Full, StreamBody};
+    use scheduler_ledger::Settings;
+    use serde_json::json;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::core;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_whose_connection_is_dead_is_begun_anew_within_a_minute() {
+        let watches = Arc::new(AtomicU32::new(0));
+        let seen = Arc::clone(&watches);
+        let silent = tower::service_fn(move |request: Request<kube::client::Body>| {
+            let list = json!({"kind": "NodeList", "apiVersion": "v1", "metadata": {"resourceVersion": "7"}, "items": []});
+            let body: BoxBody<Bytes, Infallible> =
+                if request.uri().query().is_some_and(|query| query.contains("watch=true")) {
+                    seen.fetch_add(1, Ordering::Relaxed);
+                    BodyExt::boxed(StreamBody::new(futures::stream::pending()))
+                } else {
+                    Full::from(list.to_string()).boxed()
+                };
+            std::future::ready(Ok::<_, Infallible>(Response::new(body)))
+        });
+        let (core, _inbox) = core::channel(Settings::default());
+        let watching = nodes(Client::new(silent, "default"), core);
+        timeout(Duration::from_secs(60), watching).await.unwrap_err();
+        assert_eq!(watches.load(Ordering::Relaxed), 2);
     }
 }
