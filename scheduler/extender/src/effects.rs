@@ -146,7 +146,7 @@ impl Effects {
             let started = Instant::now();
             let result = this.send_resize(&order).await;
             let ResizeOrder { pod, version: _, epoch: _, number, requests } = order;
-            if result == ResizeResult::NotDone {
+            if result == ResizeResult::Raced {
                 // The ledger decides anew about the pod as it is.
                 this.look_up(&pod).await;
             }
@@ -179,7 +179,7 @@ impl Effects {
         );
         match (&err, err.status()) {
             (CallError::NotHeld, _) => ResizeResult::NotHeld,
-            (_, Some(409)) => ResizeResult::NotDone,
+            (_, Some(409)) => ResizeResult::Raced,
             _ if err.is_quota() => ResizeResult::Quota,
             (_, Some(403 | 404 | 422)) => ResizeResult::Refused,
             _ => ResizeResult::Unknown,

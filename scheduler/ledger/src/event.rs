@@ -129,8 +129,8 @@ pub enum ResizeResult {
     Refused,
     /// Refused since the namespace has a quota that is used up.
     Quota,
-    /// Nothing was done: the pod has another version by now.
-    NotDone,
+    /// The pod has another version by now: nothing was done, or the order came twice and had been carried out.
+    Raced,
     /// Nothing was sent: the lease was not held.
     NotHeld,
     /// No answer, or a fault: it may have been done.

@@ -10,7 +10,7 @@ use crate::event::{Action, Actions, Answer, Event, ResizeResult, Ticket, Todo, W
 use crate::facts::{NodeFacts, PodFacts, VmFacts};
 use crate::moves::MoveBooks;
 use crate::permit::{REFUSED_BY_API, REFUSED_BY_QUOTA};
-use crate::pod::{PodBook, TRY_AGAIN, TRY_RENEWED, back_off};
+use crate::pod::{Order, PodBook, TRY_AGAIN, TRY_RENEWED, back_off};
 use crate::settings::Settings;
 use crate::slab::{NodeId, PodId, Slab, VmId};
 use crate::standing::Standings;
@@ -267,7 +267,8 @@ impl Ledger {
         let for_lease = self.pods.get(pod).is_some_and(|slot| self.orders_lease(slot, number));
         let Some(slot) = self.pods.get_mut(pod) else { return };
         let (book, vm) = (&mut slot.book, slot.vm);
-        let order = book.order.filter(|order| order.number == number);
+        let answered = |order: &Order| order.number == number && order.accepted.is_none();
+        let order = book.order.filter(answered);
         match result {
             ResizeResult::Accepted { generation } => book.accepted(number, generation),
             // Without the lease it may be possible: that is tried at once, and nobody is told that there is no room.
@@ -276,7 +277,7 @@ impl Ledger {
                 book.lease_refused(now);
             }
             ResizeResult::Refused | ResizeResult::Quota => book.failed(number, false, now),
-            ResizeResult::NotDone => book.not_done(number, now + TRY_AGAIN),
+            ResizeResult::Raced => book.raced(number, now + TRY_AGAIN),
             ResizeResult::NotHeld => book.not_done(number, now + TRY_RENEWED),
             ResizeResult::Unknown => book.failed(number, true, now),
         }

@@ -248,8 +248,7 @@ impl PodBook {
 
     /// The order did not go through; `unknown`: as far as is known.
     pub(crate) fn failed(&mut self, number: u64, unknown: bool, now: Moment) {
-        let Some(order) = self.order.filter(|order| order.number == number) else { return };
-        self.order = None;
+        let Some(order) = self.take_unanswered(number) else { return };
         if unknown {
             self.may_arrive(order);
         } else {
@@ -260,13 +259,25 @@ impl PodBook {
         self.not_before = now + back_off(self.failures);
     }
 
-    /// The order was not sent, or met another version of the pod: nothing was done, and it may be tried again.
+    /// The order was not sent, or nothing was done: it may be tried again.
     pub(crate) fn not_done(&mut self, number: u64, again: Moment) {
-        if self.order.is_some_and(|order| order.number == number) {
-            self.order = None;
+        if self.take_unanswered(number).is_some() {
             self.not_before = again;
             self.see(self.facts.clone());
         }
+    }
+
+    /// The order met another version of the pod. Whose change that is shows only in that version: if the order came twice, its own.
+    pub(crate) fn raced(&mut self, number: u64, again: Moment) {
+        if let Some(order) = self.take_unanswered(number) {
+            self.not_before = again;
+            self.may_arrive(order);
+        }
+    }
+
+    /// The order that an answer is about. An order has one answer: none that comes after it counts.
+    fn take_unanswered(&mut self, number: u64) -> Option<Order> {
+        self.order.take_if(|order| order.number == number && order.accepted.is_none())
     }
 
     /// When to look again.
@@ -430,9 +441,29 @@ mod tests {
     fn an_order_that_met_another_version_is_tried_again_at_once() {
         let mut pod = PodBook::new(facts(300, 300, 1, 1));
         pod.ordered(amount(100), 1);
-        pod.not_done(1, Moment::default() + TRY_AGAIN);
+        pod.raced(1, Moment::default() + TRY_AGAIN);
+        assert_eq!(
+            (pod.backed(), pod.may_have()),
+            (amount(100), amount(300)),
+            "it may have come twice"
+        );
+        let mut touched = facts(300, 300, 1, 1);
+        touched.version = 2;
+        pod.see(touched);
         assert_eq!((pod.backed(), pod.order, pod.failures), (amount(300), None, 0));
         assert!(pod.not_before < Moment(std::time::Duration::from_millis(100)));
+    }
+
+    #[test]
+    fn an_order_has_one_answer() {
+        let mut pod = PodBook::new(facts(300, 300, 1, 1));
+        pod.ordered(amount(100), 1);
+        pod.accepted(1, 2);
+        let later = Moment::default() + TRY_AGAIN;
+        pod.raced(1, later);
+        pod.failed(1, false, later);
+        pod.not_done(1, later);
+        assert_eq!((pod.backed(), pod.may_have()), (amount(100), amount(300)));
     }
 
     #[test]

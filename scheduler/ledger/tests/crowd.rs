@@ -295,7 +295,7 @@ impl Crowd {
         let result = match outcome {
             0 => ResizeResult::Refused,
             1 => ResizeResult::Unknown,
-            2 => ResizeResult::NotDone,
+            2 => ResizeResult::Raced,
             3 => ResizeResult::NotHeld,
             _ if self.world.pods.contains_key(&pod) => {
                 return self.world.accept(&pod, number, requests);

@@ -56,7 +56,9 @@ fn an_order_that_met_another_version_is_repeated_promptly() {
     world.ask("a", 1, size(2000, 4), size(1000, 2));
     let done = world.take();
     let [Done::Resize(_, number, _)] = done[..] else { panic!("{done:?}") };
-    world.tell(Event::ResizeEnded { pod: "pod-a".into(), number, result: ResizeResult::NotDone });
+    world.touch("pod-a");
+    world.look_up("pod-a");
+    world.tell(Event::ResizeEnded { pod: "pod-a".into(), number, result: ResizeResult::Raced });
     world.pass(Duration::from_millis(50));
     let done = world.take();
     world.resize(&done[0]);
@@ -85,7 +87,9 @@ fn a_growth_whose_room_was_taken_gets_what_is_left_at_once() {
     world.ask("a", 1, size(6000, 2), size(1000, 2));
     let done = world.take();
     let [Done::Resize(_, number, _)] = done[..] else { panic!("{done:?}") };
-    world.tell(Event::ResizeEnded { pod: "pod-a".into(), number, result: ResizeResult::NotDone });
+    world.touch("pod-a");
+    world.look_up("pod-a");
+    world.tell(Event::ResizeEnded { pod: "pod-a".into(), number, result: ResizeResult::Raced });
     // Left for the VM: 8000 - 4000 - the pod's overhead.
     world.pod(ordinary("o", "n1", amount(4000, 1024)));
     let dump = world.ledger.dump();

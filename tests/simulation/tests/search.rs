@@ -124,6 +124,7 @@ fn what_was_broken_is_mended() {
         (11_235, vec![0, 5, 6, 8, 9, 11, 12, 13]),
         (12_024, (1..13).collect()),
         (27_526, (0..10).collect()),
+        (50_658, vec![1, 2, 3, 5, 6, 7, 8]),
     ];
     for (seed, faults) in seeds {
         let run = Run { seed, only: Some(faults), ..Run::default() };

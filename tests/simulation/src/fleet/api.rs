@@ -205,7 +205,7 @@ impl World {
         };
         let checks = self.bug != Some(Bug::ApiTakesLateWrites);
         if checks && version != 0 && object.version != version {
-            return ResizeResult::NotDone;
+            return ResizeResult::Raced;
         }
         if object.spec != to {
             (object.spec, object.pending, object.spec_changed) = (to, None, now);

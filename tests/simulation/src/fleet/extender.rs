@@ -336,7 +336,7 @@ impl World {
         let ended = call(&message);
         match message {
             Message::Resized { pod, life, number, result } if life == ours => {
-                if result == ResizeResult::NotDone {
+                if result == ResizeResult::Raced {
                     self.say(twin, Link::ExtenderApi(twin), Message::LookUp { pod, life });
                 }
                 self.tell_ledger(twin, Event::ResizeEnded { pod: pod_name(pod), number, result });

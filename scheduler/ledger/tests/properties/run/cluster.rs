@@ -43,7 +43,7 @@ impl Run {
         };
         if pod.version != version {
             self.world.look_up(&uid);
-            self.world.tell(ended(ResizeResult::NotDone));
+            self.world.tell(ended(ResizeResult::Raced));
             return;
         }
         match outcome {
