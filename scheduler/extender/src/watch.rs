@@ -26,7 +26,10 @@ const SILENCE: Duration = Duration::from_secs(60);
 
 /// The client of the API server that all parts share.
 pub(crate) async fn connect() -> anyhow::Result<Client> {
-    let mut config = kube::Config::infer().await?;
+    client(kube::Config::infer().await?)
+}
+
+fn client(mut config: kube::Config) -> anyhow::Result<Client> {
     config.read_timeout = Some(SILENCE);
     // What is sent is sent once: the refusal of a repetition would be taken for that of what had been done.
     config.default_retry = false;
@@ -162,10 +165,30 @@ mod tests {
     use http_body_util::{BodyExt, Full, StreamBody};
     use scheduler_ledger::Settings;
     use serde_json::json;
+    use tokio::net::TcpListener;
     use tokio::time::timeout;
 
     use super::*;
     use crate::core;
+
+    #[tokio::test]
+    async fn what_the_api_server_does_not_take_is_not_sent_again() {
+        let asked = Arc::new(AtomicU32::new(0));
+        let seen = Arc::clone(&asked);
+        let busy = axum::Router::new().fallback(move || {
+            seen.fetch_add(1, Ordering::Relaxed);
+            std::future::ready(http::StatusCode::SERVICE_UNAVAILABLE)
+        });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let pods = Api::<Pod>::namespaced(client(kube::Config::new(url)).unwrap(), "default");
+        let served = async move { axum::serve(listener, busy).await };
+        tokio::select! {
+            _ = served => panic!("the server has ended"),
+            answer = pods.get("p") => assert!(answer.is_err()),
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_watch_whose_connection_is_dead_is_begun_anew_within_a_minute() {
