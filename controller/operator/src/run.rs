@@ -36,7 +36,7 @@ use crate::{http, vm};
 const CERTIFICATES: Duration = Duration::from_secs(60);
 /// Pause before the first certificates are tried for again.
 const RETRY: Duration = Duration::from_secs(2);
-/// A watch is begun anew, from where it was, so often: what its connection lost without a sign is noticed so soon (and 5 s).
+/// A watch is begun anew, from where it was, so often: what its connection lost without a sign is noticed then.
 const RENEW_S: u32 = 45;
 /// The silence after which a connection to the API server counts as dead, which bounds a list too. A watch is renewed earlier.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -98,6 +98,8 @@ async fn connect() -> anyhow::Result<Client> {
     let mut config = kube::Config::infer().await?;
     config.read_timeout = Some(SILENCE);
     config.reset_reader_on_write = true;
+    // A repetition would be refused for what the first had done, and its pauses grow to minutes.
+    config.default_retry = false;
     Ok(Client::try_from(config)?)
 }
 

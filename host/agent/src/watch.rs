@@ -5,6 +5,7 @@
 //! longer ours or has another pod.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,17 +32,21 @@ use crate::vm_task::{self, Shared, Start};
 const QUERIES: usize = 8;
 /// How often it is looked whether every task still runs.
 const LOOK: Duration = Duration::from_secs(5);
-/// A watch is begun anew, from where it was, so often: what its connection lost without a sign is noticed so soon (and 5 s). Each
+/// A watch is begun anew, from where it was, after so long at least: what its connection lost without a sign is noticed then. Each
 /// node has its agent, so that a shorter time would cost the API server of a large cluster more than it is worth.
 const RENEW_S: u32 = 120;
+/// Up to so much later, another time on each node: agents that began together, with the API server, do not stay together.
+const SPREAD_S: u32 = 60;
 /// The silence after which a connection to the API server counts as dead, which bounds a list too. A watch is renewed earlier.
-const SILENCE: Duration = Duration::from_secs(150);
+const SILENCE: Duration = Duration::from_secs(210);
 
 /// The client of the API server that all parts share.
 pub(crate) async fn connect() -> anyhow::Result<Client> {
     let mut config = kube::Config::infer().await?;
     config.read_timeout = Some(SILENCE);
     config.reset_reader_on_write = true;
+    // A repetition would be refused for what the first had done, and its pauses grow to minutes.
+    config.default_retry = false;
     Ok(Client::try_from(config)?)
 }
 
@@ -95,7 +100,7 @@ impl Keeper {
 
     /// Runs until stopped. Watches repair themselves; their failures are logged.
     pub(crate) async fn run(mut self, client: Client) {
-        let mut vms = std::pin::pin!(vm_events(client.clone()));
+        let mut vms = std::pin::pin!(vm_events(client.clone(), &self.shared.node));
         let mut pods = std::pin::pin!(pod_events(client, &self.shared.node));
         let mut listed = (HashSet::new(), HashSet::new());
         let mut look = tokio::time::interval(LOOK);
@@ -299,11 +304,19 @@ impl Keeper {
     }
 }
 
+fn renewed(node: &str) -> watcher::Config {
+    let mut hasher = DefaultHasher::new();
+    node.hash(&mut hasher);
+    let late = u32::try_from(hasher.finish() % u64::from(SPREAD_S)).unwrap_or(0);
+    watcher::Config::default().timeout(RENEW_S + late)
+}
+
 fn vm_events(
     client: Client,
-) -> impl Stream<Item = Result<Event<GuardedVm>, watcher::Error>> + Send {
+    node: &str,
+) -> impl Stream<Item = Result<Event<GuardedVm>, watcher::Error>> + Send + use<> {
     let api: Api<GuardedVm> = Api::all(client);
-    watcher(api, watcher::Config::default().timeout(RENEW_S)).default_backoff().boxed()
+    watcher(api, renewed(node)).default_backoff().boxed()
 }
 
 fn pod_events(
@@ -311,9 +324,7 @@ fn pod_events(
     node: &str,
 ) -> impl Stream<Item = Result<Event<Pod>, watcher::Error>> + Send + use<> {
     let api: Api<Pod> = Api::all(client);
-    let config = watcher::Config::default()
-        .timeout(RENEW_S)
-        .fields(&format!("spec.nodeName={node}"))
-        .labels(names::LABEL_VM_NAME);
+    let config =
+        renewed(node).fields(&format!("spec.nodeName={node}")).labels(names::LABEL_VM_NAME);
     watcher(api, config).default_backoff().boxed()
 }

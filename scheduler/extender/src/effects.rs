@@ -178,8 +178,10 @@ impl Effects {
             pod = pod.name, namespace = pod.namespace, error = %Chain(&err), "pod not resized"
         );
         match (&err, err.status()) {
-            (CallError::NotHeld, _) => ResizeResult::NotHeld,
+            (CallError::NotHeld, _) => ResizeResult::NotDone,
             (_, Some(409)) => ResizeResult::Raced,
+            // Turned away before it was looked at.
+            (_, Some(429)) => ResizeResult::NotDone,
             _ if err.is_quota() => ResizeResult::Quota,
             (_, Some(403 | 404 | 422)) => ResizeResult::Refused,
             _ => ResizeResult::Unknown,

@@ -19,7 +19,7 @@ use crate::moves;
 use crate::objects::{Node, Pod, Vm};
 use crate::sign::Signer;
 
-/// A watch is begun anew, from where it was, so often: what its connection lost without a sign is noticed so soon (and 5 s).
+/// A watch is begun anew, from where it was, so often: what its connection lost without a sign is noticed then.
 const RENEW_S: u32 = 45;
 /// The silence after which a connection to the API server counts as dead, which bounds a list too. A watch is renewed earlier.
 const SILENCE: Duration = Duration::from_secs(60);

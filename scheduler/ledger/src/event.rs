@@ -131,8 +131,8 @@ pub enum ResizeResult {
     Quota,
     /// The pod has another version by now: nothing was done, or the order came twice and had been carried out.
     Raced,
-    /// Nothing was sent: the lease was not held.
-    NotHeld,
+    /// Nothing was done: the lease was not held, or the API server was too busy.
+    NotDone,
     /// No answer, or a fault: it may have been done.
     Unknown,
 }

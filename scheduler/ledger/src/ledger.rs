@@ -10,7 +10,7 @@ use crate::event::{Action, Actions, Answer, Event, ResizeResult, Ticket, Todo, W
 use crate::facts::{NodeFacts, PodFacts, VmFacts};
 use crate::moves::MoveBooks;
 use crate::permit::{REFUSED_BY_API, REFUSED_BY_QUOTA};
-use crate::pod::{Order, PodBook, TRY_AGAIN, TRY_RENEWED, back_off};
+use crate::pod::{PodBook, TRY_AGAIN, TRY_RENEWED, back_off};
 use crate::settings::Settings;
 use crate::slab::{NodeId, PodId, Slab, VmId};
 use crate::standing::Standings;
@@ -267,8 +267,7 @@ impl Ledger {
         let for_lease = self.pods.get(pod).is_some_and(|slot| self.orders_lease(slot, number));
         let Some(slot) = self.pods.get_mut(pod) else { return };
         let (book, vm) = (&mut slot.book, slot.vm);
-        let answered = |order: &Order| order.number == number && order.accepted.is_none();
-        let order = book.order.filter(answered);
+        let Some(order) = book.unanswered(number) else { return };
         match result {
             ResizeResult::Accepted { generation } => book.accepted(number, generation),
             // Without the lease it may be possible: that is tried at once, and nobody is told that there is no room.
@@ -278,7 +277,7 @@ impl Ledger {
             }
             ResizeResult::Refused | ResizeResult::Quota => book.failed(number, false, now),
             ResizeResult::Raced => book.raced(number, now + TRY_AGAIN),
-            ResizeResult::NotHeld => book.not_done(number, now + TRY_RENEWED),
+            ResizeResult::NotDone => book.not_done(number, now + TRY_RENEWED),
             ResizeResult::Unknown => book.failed(number, true, now),
         }
         let refused = match result {
@@ -286,7 +285,7 @@ impl Ledger {
             ResizeResult::Quota => Some(REFUSED_BY_QUOTA),
             _ => None,
         };
-        if let Some((order, reason)) = order.zip(refused.filter(|_| !for_lease)) {
+        if let Some(reason) = refused.filter(|_| !for_lease) {
             let book = vm.and_then(|vm| self.book_mut(vm));
             if let Some(wish) = book.and_then(|book| book.wish.as_mut()) {
                 // A return, or a growth for an earlier wish, says nothing about this one.

@@ -20,6 +20,12 @@ pub(crate) struct Order {
     pub(crate) accepted: Option<u64>,
 }
 
+impl Order {
+    fn awaits(&self, number: u64) -> bool {
+        self.number == number && self.accepted.is_none()
+    }
+}
+
 /// Orders whose end is unknown: they may still arrive, so nothing more is backed until the pod has another version than theirs.
 #[derive(Debug, Clone, Copy)]
 struct Maybe {
@@ -238,7 +244,7 @@ impl PodBook {
 
     /// The API server has it. The pod that shows it may have been seen already.
     pub(crate) fn accepted(&mut self, number: u64, generation: u64) {
-        if let Some(order) = self.order.as_mut().filter(|order| order.number == number) {
+        if let Some(order) = self.order.as_mut().filter(|order| order.awaits(number)) {
             order.accepted = Some(generation);
             // The order changed the version that is known, and no other.
             self.doubted = false;
@@ -276,8 +282,12 @@ impl PodBook {
     }
 
     /// The order that an answer is about. An order has one answer: none that comes after it counts.
+    pub(crate) fn unanswered(&self, number: u64) -> Option<Order> {
+        self.order.filter(|order| order.awaits(number))
+    }
+
     fn take_unanswered(&mut self, number: u64) -> Option<Order> {
-        self.order.take_if(|order| order.number == number && order.accepted.is_none())
+        self.order.take_if(|order| order.awaits(number))
     }
 
     /// When to look again.

@@ -296,7 +296,7 @@ impl Crowd {
             0 => ResizeResult::Refused,
             1 => ResizeResult::Unknown,
             2 => ResizeResult::Raced,
-            3 => ResizeResult::NotHeld,
+            3 => ResizeResult::NotDone,
             _ if self.world.pods.contains_key(&pod) => {
                 return self.world.accept(&pod, number, requests);
             }

@@ -71,7 +71,7 @@ fn an_order_that_met_no_lease_is_repeated_when_it_may_be_renewed() {
     world.ask("a", 1, size(2000, 4), size(1000, 2));
     let done = world.take();
     let [Done::Resize(_, number, _)] = done[..] else { panic!("{done:?}") };
-    world.tell(Event::ResizeEnded { pod: "pod-a".into(), number, result: ResizeResult::NotHeld });
+    world.tell(Event::ResizeEnded { pod: "pod-a".into(), number, result: ResizeResult::NotDone });
     world.pass(Duration::from_millis(500));
     assert_eq!(world.take(), []);
     world.pass(Duration::from_millis(500));

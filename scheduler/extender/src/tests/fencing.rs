@@ -67,23 +67,12 @@ async fn without_the_lease_nothing_is_sent() {
     let refused = extender.effects.bind(&args, epoch + 1).await;
     assert!(matches!(refused, Err(CallError::NotHeld)), "{refused:?}");
     assert!(extender.called(&Method::POST, "/pods/o1/binding").is_empty());
-    let order = crate::effects::ResizeOrder {
-        pod: scheduler_protocol::ObjectRef {
-            namespace: "default".into(),
-            name: "pg-x".into(),
-            uid: "p1".into(),
-        },
-        version: 7,
-        epoch: epoch + 1,
-        number: 1,
-        requests: Amount { cpu_millis: 1, memory_bytes: 1 },
-    };
     let (core, mut told) = core::channel(Settings::default());
     let effects = Effects { core, ..extender.effects.clone() };
     let asked = extender.called(&Method::GET, "/pods/pg-x").len();
-    effects.resize(order, scheduler_ledger::Why::Return);
+    effects.resize(resize(epoch + 1), scheduler_ledger::Why::Return);
     let ended = told.commands.recv().await;
-    let result = ResizeResult::NotHeld;
+    let result = ResizeResult::NotDone;
     assert!(
         matches!(ended, Some(Command::Event(Event::ResizeEnded { result: it, .. })) if it == result),
         "the first that is heard of it"
@@ -91,6 +80,51 @@ async fn without_the_lease_nothing_is_sent() {
     assert_eq!(extender.called(&Method::GET, "/pods/pg-x").len(), asked, "nothing is asked either");
     assert!(extender.called(&Method::PATCH, "/pods/pg-x/resize").is_empty());
     extender.effects.bind(&args, epoch).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_not_done_is_told_from_what_may_have_been() {
+    let extender = extender("resize-answers").await;
+    extender.running().await;
+    let epoch = extender.dump().await.epoch.unwrap();
+    let (core, mut told) = core::channel(Settings::default());
+    let effects = Effects { core, ..extender.effects.clone() };
+    let answers = [
+        (409, "Conflict", ResizeResult::Raced),
+        (429, "TooManyRequests", ResizeResult::NotDone),
+        (403, "Forbidden", ResizeResult::Refused),
+        (422, "Invalid", ResizeResult::Refused),
+        (503, "ServiceUnavailable", ResizeResult::Unknown),
+        (504, "Timeout", ResizeResult::Unknown),
+    ];
+    for (code, reason, result) in answers {
+        let status = json!({"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": ""});
+        let answer = (Method::PATCH, "/pods/pg-x/resize", code, status);
+        extender.answers.lock().unwrap().push(answer);
+        effects.resize(resize(epoch), scheduler_ledger::Why::Return);
+        let ended = loop {
+            if let Some(Command::Event(Event::ResizeEnded { result, .. })) =
+                told.commands.recv().await
+            {
+                break result;
+            }
+        };
+        assert_eq!(ended, result, "{code}");
+    }
+}
+
+fn resize(epoch: u64) -> crate::effects::ResizeOrder {
+    crate::effects::ResizeOrder {
+        pod: scheduler_protocol::ObjectRef {
+            namespace: "default".into(),
+            name: "pg-x".into(),
+            uid: "p1".into(),
+        },
+        version: 7,
+        epoch,
+        number: 1,
+        requests: Amount { cpu_millis: 1, memory_bytes: 1 },
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -35,7 +35,7 @@ pub(super) fn call(message: &Message) -> Option<(u8, u32, u64)> {
 fn not_held(message: &Message) -> Option<Message> {
     Some(match *message {
         Message::Resize { pod, life, number, .. } => {
-            Message::Resized { pod, life, number, result: ResizeResult::NotHeld }
+            Message::Resized { pod, life, number, result: ResizeResult::NotDone }
         }
         Message::Approve { vm, life, seal } => {
             Message::Approved { vm, life, generation: seal.generation, written: false }

@@ -57,7 +57,7 @@ impl Run {
                 self.late.push((uid.clone(), version, requests));
                 self.world.tell(ended(ResizeResult::Unknown));
             }
-            4 => self.world.tell(ended(ResizeResult::NotHeld)),
+            4 => self.world.tell(ended(ResizeResult::NotDone)),
             _ => self.world.accept(&uid, number, requests),
         }
     }
