@@ -22,9 +22,10 @@ use crate::workload::Source;
 const CLUSTER_VMS: usize = 16;
 
 /// The shipped policies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Brain {
     /// Ours: the guest says what it needs, the host adds a reserve.
+    #[default]
     Headroom,
     /// The reference's goal on the host, and its detector in the guest.
     Reference,

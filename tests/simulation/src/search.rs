@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use guest_units::{Bytes, MilliCpu, Moment, Size};
-use host_scaling::{Limits, Policy};
+use host_scaling::Limits;
 use rand::RngExt as _;
 use scheduler_ledger::Amount;
 
 use crate::fleet::{Bug, Doze, Family, GivesUp, Loads, Settings, Violation, World};
 use crate::load::Load;
 use crate::random::random;
+use crate::run::Brain;
 
 /// Nodes of a seed.
 pub const NODES: u32 = 3;
@@ -41,6 +42,8 @@ const LOADS: u64 = 100;
 pub struct Run {
     /// The seed.
     pub seed: u64,
+    /// Whose rules the agents go by; the guests are ours.
+    pub brain: Brain,
     /// A deliberate bug.
     pub bug: Option<Bug>,
     /// All faults are of this family.
@@ -112,7 +115,7 @@ fn loads(seed: u64, vm: u32, faults: &[Moment]) -> Loads {
 fn world(run: &Run) -> World {
     let settings = Settings {
         seed: run.seed,
-        policy: Policy::default(),
+        policy: run.brain.policy(),
         doze: Doze::Coarse,
         sleep: true,
         detector: false,
@@ -196,7 +199,10 @@ pub fn explain(run: &Run, violation: &Violation) -> String {
         seed + 1,
         if numbers.is_empty() { "none".to_owned() } else { numbers.join(",") },
     );
-    for (option, value) in [("kind", name(run.family)), ("bug", name(run.bug))] {
+    let brain = Some(run.brain).filter(|brain| *brain != Brain::default());
+    for (option, value) in
+        [("policy", name(brain)), ("kind", name(run.family)), ("bug", name(run.bug))]
+    {
         if let Some(value) = value {
             let _written = write!(text, " --{option} {value}");
         }

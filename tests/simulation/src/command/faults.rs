@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{Only, Seeds};
 use crate::fleet::{Bug, Family};
+use crate::run::Brain;
 use crate::search::{Run, explain, planned, search};
 
 /// Arguments of `faults`.
@@ -20,6 +21,9 @@ pub struct Args {
     /// Of a seed's faults only these, by number: `0,3`, or `none`.
     #[arg(long)]
     pub only: Option<Only>,
+    /// Whose rules the agents go by.
+    #[arg(long, value_enum, default_value_t)]
+    pub policy: Brain,
     /// All faults are of this kind.
     #[arg(long, value_enum)]
     pub kind: Option<Family>,
@@ -44,7 +48,7 @@ fn check_only(run: &Run) -> Result<()> {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let Seeds { from, to } = args.seeds;
     let only = args.only.clone().map(|Only(only)| only);
-    let like = Run { only, bug: args.bug, family: args.kind, ..Run::default() };
+    let like = Run { only, brain: args.policy, bug: args.bug, family: args.kind, ..Run::default() };
     for seed in from..if like.only.is_some() { to } else { from } {
         check_only(&Run { seed, ..like.clone() })?;
     }

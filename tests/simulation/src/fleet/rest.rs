@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use controller_lifecycle::{ConditionKind, Truth};
 use guest_units::{Moment, Size};
-use host_scaling::{Decision, Outcome};
+use host_scaling::{Decision, Outcome, Rules};
 use scheduler_ledger::Amount;
 
 use super::extender::ANSWERED_WITHIN;
@@ -26,10 +26,15 @@ fn is_open(decision: &Decision, now: Moment) -> bool {
     asks && now.since(decision.at) < ANSWERED_WITHIN
 }
 
-/// The size that the VM should have: what its brain wants, and no less than its workload needs and the bounds allow.
-fn due(machine: &Machine, desired: Size, plugged: Size, now: Moment) -> Size {
+/// The size that the VM should have: what its brain wants, and no less than its workload needs and the bounds allow. The load
+/// averages that the policy `reference` goes by take minutes to show all CPU that is needed.
+fn due(machine: &Machine, rules: &Rules, desired: Size, plugged: Size, now: Moment) -> Size {
     let (max, load) = (machine.object.bounds.max, &machine.guest.load);
-    let mut due = desired.max(Size { cpu: load.cpu.min(max.cpu), ..desired });
+    let needs = match rules {
+        Rules::Headroom(_) => load.cpu.min(max.cpu),
+        Rules::Reference(_) => desired.cpu,
+    };
+    let mut due = desired.max(Size { cpu: needs, ..desired });
     if load.memory_at(now) > for_workload(plugged.memory) && plugged.memory < max.memory {
         let more = plugged.memory.saturating_add(machine.object.limits.slot);
         due.memory = due.memory.max(more.min(max.memory));
@@ -72,7 +77,8 @@ impl World {
         let Some(overview) = agent.scaler.overview(self.now) else {
             return Some("its agent has not seen it".to_owned());
         };
-        let due = due(machine, overview.desired, plugged, self.now);
+        let rules = &self.settings.policy.rules;
+        let due = due(machine, rules, overview.desired, plugged, self.now);
         let decisions: Vec<_> = agent.scaler.decisions().collect();
         let kind = [Kind::Cpu, Kind::Memory].into_iter().find(|kind| {
             let about =
