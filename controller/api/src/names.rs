@@ -19,8 +19,6 @@ pub const ANNOTATION_BOUNDS: &str = "autoscaling.neon.tech/bounds";
 pub const ANNOTATION_CONFIG: &str = "autoscaling.neon.tech/config";
 /// Chooses the VM's scaling policy by name; without it the agent's configuration does.
 pub const ANNOTATION_POLICY: &str = "autoscaling.neon.tech/policy";
-/// The compute unit, Resources JSON.
-pub const ANNOTATION_SCALING_UNIT: &str = "autoscaling.neon.tech/scaling-unit";
 /// What the agent asked for last, Resources JSON.
 pub const ANNOTATION_REQUESTED: &str = "internal.autoscaling.neon.tech/resources-requested";
 /// What is promised to the VM, Resources JSON; see [`crate::Approval`].
@@ -28,9 +26,8 @@ pub const ANNOTATION_APPROVED: &str = "internal.autoscaling.neon.tech/resources-
 /// The proof of [`ANNOTATION_APPROVED`].
 pub const ANNOTATION_APPROVED_PROOF: &str =
     "internal.autoscaling.neon.tech/resources-approved-proof";
-/// Annotations that agent and extender write on VM objects.
-pub const SYSTEM_ANNOTATIONS: [&str; 4] =
-    [ANNOTATION_SCALING_UNIT, ANNOTATION_REQUESTED, ANNOTATION_APPROVED, ANNOTATION_APPROVED_PROOF];
+/// Annotations that agents write on VM objects.
+pub const AGENT_ANNOTATIONS: [&str; 2] = [ANNOTATION_APPROVED, ANNOTATION_APPROVED_PROOF];
 /// Annotations that begin so are the system's own on a pod; never copied from a VM.
 pub const INTERNAL_PREFIX: &str = "internal.neon.tech/";
 /// What `kubectl apply` leaves on an object; never copied to the pod.

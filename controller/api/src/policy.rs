@@ -277,7 +277,7 @@ fn warnings() -> Vec<Value> {
 fn agent() -> Vec<Value> {
     let name = "neonvm-agent-scope";
     let node = names::USER_EXTRA_NODE;
-    let own = names::SYSTEM_ANNOTATIONS.map(|name| format!("'{name}'")).join(", ");
+    let own = names::AGENT_ANNOTATIONS.map(|name| format!("'{name}'")).join(", ");
     // Everything in `new` is as in `old`, except below the keys that are named.
     let same_but = |new: &str, old: &str, except: &str| {
         format!(
@@ -313,7 +313,7 @@ fn agent() -> Vec<Value> {
         ),
         (
             same_but("variables.annotations", "variables.oldAnnotations", &own),
-            "an agent may change only the system's annotations",
+            "an agent may change only the approval among the annotations",
         ),
         (
             ["labels", "finalizers", "ownerReferences"]

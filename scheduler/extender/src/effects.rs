@@ -273,7 +273,7 @@ impl Effects {
             };
             let call = async { Ok(this.recorder.publish(&event, &object).await?) };
             if let Err(err) = this.call("event", call).await {
-                tracing::debug!(vm = vm.name, error = %Chain(&err), "event not written");
+                tracing::warn!(vm = vm.name, error = %Chain(&err), "event not written");
             }
         });
     }

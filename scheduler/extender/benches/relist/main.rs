@@ -184,6 +184,7 @@ fn extender(folder: &Path) -> Command {
     let file = |name: &str| folder.join(name).display().to_string();
     command.args([
         "--listen=127.0.0.1:0".to_owned(),
+        "--pod-ip=127.0.0.1".to_owned(),
         "--metrics-listen=127.0.0.1:0".to_owned(),
         format!("--health-listen={HEALTH}"),
         format!("--config={}", file("config.json")),

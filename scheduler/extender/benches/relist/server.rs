@@ -1,4 +1,4 @@
-//! An API server that lists a cluster in pages, lets everybody watch it in vain, and keeps a lease.
+//! An API server that lists a cluster in pages, lets everybody watch it in vain, keeps a lease, and takes the leader's endpoints.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -85,6 +85,9 @@ async fn answer(
     let path = uri.path();
     if path.contains("/leases") {
         return shared.lease(&method, body);
+    }
+    if path.contains("/endpointslices") {
+        return (StatusCode::OK, [(header::CONTENT_TYPE, JSON)], body).into_response();
     }
     let Some(kind) = Kind::of(path).filter(|_| method == Method::GET) else {
         shared.writes.fetch_add(1, Ordering::Relaxed);

@@ -55,6 +55,13 @@ async fn a_quota_that_is_used_up_is_named_as_the_reason() {
     let (status, body) = asked.await.unwrap();
     assert_eq!((status, &body["outcome"]), (StatusCode::OK, &json!("denied")), "{body}");
     assert!(body["reason"].as_str().unwrap().contains("ResourceQuota"), "{body}");
+    let told = |(_, path, event): &(Method, String, Value)| {
+        path == "/apis/events.k8s.io/v1/namespaces/default/events"
+            && event["reason"] == "PermitDenied"
+            && event["regarding"]["uid"] == "u1"
+            && event["note"].as_str().is_some_and(|note| note.contains("ResourceQuota"))
+    };
+    extender.until("the event for the VM's users", told, || async { true }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

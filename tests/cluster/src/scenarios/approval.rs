@@ -8,7 +8,7 @@ use serde_json::json;
 use super::books::wait_balanced;
 use super::space::Space;
 use super::vm::{Shape, Vm, size};
-use super::{Needs, Scenario};
+use super::{Needs, Scenario, ordinary};
 use crate::cluster::Cluster;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -23,6 +23,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 const SOON: Duration = Duration::from_secs(60);
 const WATCHED: Duration = Duration::from_secs(5);
 const REPLICAS: u32 = 2;
+const NODE: &str = "n1";
 
 /// The scheduler is away; it comes back however the scenario ends.
 struct Away<'a>(&'a Space);
@@ -75,6 +76,11 @@ fn approval(cluster: &Cluster) -> Result<()> {
         "internal.autoscaling.neon.tech/resources-approved-proof": forged,
     }}}))?;
     stays(&vm, small).context("with a forged approval")?;
+
+    // Those whom it does not concern do not miss it.
+    ordinary::create(&space, NODE, "bystander", 10)?;
+    ordinary::wait(&space, NODE, "bystander").context("without the scheduler")?;
+    ensure!(space.sql("select 40 + 2")? == "42", "the VM does not serve without the scheduler");
 
     away.end().context("bring the scheduler back")?;
     vm.wait_size(cluster, large, SOON).context("after the scheduler has returned")?;
