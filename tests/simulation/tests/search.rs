@@ -2,6 +2,7 @@
 
 use clap::ValueEnum as _;
 use tests_simulation::fleet::{Bug, Family};
+use tests_simulation::run::Brain;
 use tests_simulation::search::{Run, explain, search};
 
 /// Seeds until a bug is found with faults of one kind, and the rule that breaks.
@@ -106,6 +107,19 @@ fn no_rule_is_broken() {
             }
         }
     }
+}
+
+#[test]
+fn no_rule_is_broken_with_the_policy_reference() {
+    for seed in 0..20 {
+        let run = Run { seed, brain: Brain::Reference, ..Run::default() };
+        if let Some(violation) = search(&run).violation {
+            panic!("{}", explain(&run, &violation));
+        }
+    }
+    let bug = Some(Bug::ExtenderGrantsNothing);
+    let run = Run { brain: Brain::Reference, bug, ..Run::default() };
+    assert_eq!(search(&run).violation.map(|violation| violation.rule), Some(9));
 }
 
 /// Seeds at which a rule was broken. An agent had given something back, did not hear the answer, and grew by what it had had; an
