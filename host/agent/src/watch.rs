@@ -45,8 +45,6 @@ pub(crate) async fn connect() -> anyhow::Result<Client> {
     let mut config = kube::Config::infer().await?;
     config.read_timeout = Some(SILENCE);
     config.reset_reader_on_write = true;
-    // A repetition would be refused for what the first had done, and its pauses grow to minutes.
-    config.default_retry = false;
     Ok(Client::try_from(config)?)
 }
 

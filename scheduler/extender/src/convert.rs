@@ -71,6 +71,8 @@ pub(crate) fn pod(pod: &Pod) -> Option<PodFacts> {
         unplaced: pod
             .spec
             .as_ref()
+            // One that is being deleted, and waits for its finalizers, is not placed any more.
+            .filter(|_| metadata.deletion_timestamp.is_none())
             .filter(|_| status.is_some_and(unschedulable))
             .map(|spec| Box::new(demands(pod, spec))),
         version: metadata.resource_version.as_deref().and_then(|it| it.parse().ok()).unwrap_or(0),
@@ -514,12 +516,15 @@ mod tests {
             value["status"] = json!({"phase": "Pending", "conditions": [
                 {"type": type_, "status": status, "reason": reason}
             ]});
-            let object: Pod = serde_json::from_value(value).unwrap();
+            let object: Pod = serde_json::from_value(value.clone()).unwrap();
             assert_eq!(
                 pod(&object).unwrap().unplaced.is_some(),
                 expected,
                 "{type_} {status} {reason}"
             );
+            value["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+            let object: Pod = serde_json::from_value(value).unwrap();
+            assert_eq!(pod(&object).unwrap().unplaced, None, "it is being deleted");
         }
     }
 

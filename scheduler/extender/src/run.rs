@@ -38,7 +38,7 @@ const NAME: &str = "autoscale-scheduler";
 const KEYS_EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let client = watch::connect().await.context("make the API server's client")?;
+    let (watching, client) = watch::connect().await.context("make the API server's clients")?;
     let listener = bind(config.listen).await?;
     let (tasks, ledger, grace) = (TaskTracker::new(), TaskTracker::new(), config.grace);
     // The owner of the ledger outlives the drain of the requests: it is stopped last.
@@ -46,14 +46,14 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     let (parts, mut critical) = open(&config, client, &tasks, &shutdown).await?;
     critical.push(ledger.spawn(parts.owner.run(parts.inbox, stop_ledger.clone())));
     if keys(&parts.shared.signer, &parts.tls, &shutdown).await {
-        let Parts { client, core, tls, shared, candidate, endpoint, .. } = parts;
+        let Parts { core, tls, shared, candidate, endpoint, .. } = parts;
         let signer = shared.signer.clone();
         let routes = routes::router(shared);
         let stop = shutdown.clone();
         critical.push(tasks.spawn(http::serve(listener, tls, routes, tasks.clone(), stop)));
         critical.push(tasks.spawn(candidate.run(shutdown.clone())));
         critical.push(tasks.spawn(endpoint.run(shutdown.clone())));
-        let watches = watches(client, core, signer, config.policy, shutdown.clone());
+        let watches = watches(watching, core, signer, config.policy, shutdown.clone());
         critical.push(tasks.spawn(watches));
         tracing::info!(listen = %config.listen, "serving");
     }
@@ -71,7 +71,6 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
 
 /// What the process consists of. All but the owner of the ledger begins when there are keys.
 struct Parts {
-    client: Client,
     core: core::Core,
     tls: Arc<TlsFiles>,
     shared: Arc<Shared>,
@@ -137,7 +136,7 @@ async fn open(
         tasks.spawn(serve_plain(health_listener, health, shutdown.clone())),
         tasks.spawn(admin::serve(admin_listener, core.clone(), shutdown.clone())),
     ];
-    Ok((Parts { client, core, tls, shared, candidate, endpoint, owner, inbox }, critical))
+    Ok((Parts { core, tls, shared, candidate, endpoint, owner, inbox }, critical))
 }
 
 /// Waits for what is under way.

@@ -24,16 +24,17 @@ const RENEW_S: u32 = 45;
 /// The silence after which a connection to the API server counts as dead, which bounds a list too. A watch is renewed earlier.
 const SILENCE: Duration = Duration::from_secs(60);
 
-/// The client of the API server that all parts share.
-pub(crate) async fn connect() -> anyhow::Result<Client> {
-    client(kube::Config::infer().await?)
+/// Clients of the API server: the watches' own, which repeats a page of a list that the server was too busy for, and that of all
+/// others. What these send is sent once: the refusal of a repetition would be taken for that of what had been done.
+pub(crate) async fn connect() -> anyhow::Result<(Client, Client)> {
+    let config = kube::Config::infer().await?;
+    Ok((client(config.clone(), true)?, client(config, false)?))
 }
 
-fn client(mut config: kube::Config) -> anyhow::Result<Client> {
+fn client(mut config: kube::Config, repeats: bool) -> anyhow::Result<Client> {
     config.read_timeout = Some(SILENCE);
-    // What is sent is sent once: the refusal of a repetition would be taken for that of what had been done.
-    config.default_retry = false;
     config.reset_reader_on_write = true;
+    config.default_retry = repeats;
     Ok(Client::try_from(config)?)
 }
 
@@ -181,7 +182,8 @@ mod tests {
         });
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
-        let pods = Api::<Pod>::namespaced(client(kube::Config::new(url)).unwrap(), "default");
+        let pods =
+            Api::<Pod>::namespaced(client(kube::Config::new(url), false).unwrap(), "default");
         let served = async move { axum::serve(listener, busy).await };
         tokio::select! {
             _ = served => panic!("the server has ended"),
