@@ -139,6 +139,7 @@ fn what_was_broken_is_mended() {
         (12_024, (1..13).collect()),
         (27_526, (0..10).collect()),
         (50_658, vec![1, 2, 3, 5, 6, 7, 8]),
+        (57_838, (0..15).filter(|fault| ![3, 6].contains(fault)).collect()),
     ];
     for (seed, faults) in seeds {
         let run = Run { seed, only: Some(faults), ..Run::default() };

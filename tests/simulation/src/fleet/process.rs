@@ -10,6 +10,7 @@ use super::lease::MARGIN;
 use super::message::{Happening, Link, Message, Watcher};
 use super::object::{Twin, VmId};
 use super::post::PERMIT_LIMIT;
+use super::queue::Turn;
 use super::world::World;
 
 /// Calls of this kind are bindings, of the pod whose number follows.
@@ -145,15 +146,15 @@ impl World {
         self.queue.push(at, Happening::Deliver(link, Box::new(failed)));
     }
 
-    /// What happens to an extender that is held up happens when it goes on. An agent does not wait for that.
-    pub(crate) fn put_off(&mut self, until: Moment, what: Happening) {
+    /// What happens to an extender that is held up happens when it goes on, in the order in which it was to happen. An agent does not wait for that.
+    pub(crate) fn put_off(&mut self, until: Moment, turn: Turn, what: Happening) {
         if let Happening::Deliver(_, message) = &what
             && let Message::Permit { vm, life, generation, echo: false, .. } = **message
         {
             let failed = Message::PermitFailed { vm, life, generation, newest: None };
             self.give_up(vm, self.now + PERMIT_LIMIT, failed);
         }
-        self.queue.push(until, what);
+        self.queue.put_off(until, turn, what);
     }
 
     /// Until when what happens to an extender that is held up has to wait.

@@ -13,6 +13,10 @@ pub(crate) struct Queue<T> {
     count: u64,
 }
 
+/// When something was put in, among all that was.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Turn(u64);
+
 #[derive(Debug, Clone)]
 struct Entry<T> {
     at_ns: u64,
@@ -50,13 +54,18 @@ impl<T> Queue<T> {
         self.heap.push(Reverse(Entry { at_ns: nanos(at), count: self.count, what }));
     }
 
+    /// What was taken out happens later, and still before all that was put in after it, if at the same moment.
+    pub(crate) fn put_off(&mut self, until: Moment, turn: Turn, what: T) {
+        self.heap.push(Reverse(Entry { at_ns: nanos(until), count: turn.0, what }));
+    }
+
     /// The next one, if it happens no later than `until`.
-    pub(crate) fn pop(&mut self, until: Moment) -> Option<(Moment, T)> {
+    pub(crate) fn pop(&mut self, until: Moment) -> Option<(Moment, Turn, T)> {
         if self.heap.peek().is_none_or(|Reverse(entry)| entry.at_ns > nanos(until)) {
             return None;
         }
-        let Reverse(Entry { at_ns, what, .. }) = self.heap.pop()?;
-        Some((Moment(Duration::from_nanos(at_ns)), what))
+        let Reverse(Entry { at_ns, count, what }) = self.heap.pop()?;
+        Some((Moment(Duration::from_nanos(at_ns)), Turn(count), what))
     }
 }
 
@@ -76,7 +85,21 @@ mod tests {
             queue.push(Moment::from_secs(at), what);
         }
         let order: String =
-            std::iter::from_fn(|| queue.pop(Moment::from_secs(2)).map(|(_, what)| what)).collect();
+            std::iter::from_fn(|| queue.pop(Moment::from_secs(2)).map(|(_, _, what)| what))
+                .collect();
         assert_eq!(order, "abcd");
+    }
+
+    #[test]
+    fn what_is_put_off_keeps_its_turn() {
+        let mut queue = Queue::new();
+        queue.push(Moment::from_secs(1), 'a');
+        queue.push(Moment::from_secs(3), 'b');
+        let (_, turn, what) = queue.pop(Moment::from_secs(1)).unwrap();
+        queue.put_off(Moment::from_secs(3), turn, what);
+        let order: String =
+            std::iter::from_fn(|| queue.pop(Moment::from_secs(3)).map(|(_, _, what)| what))
+                .collect();
+        assert_eq!(order, "ab");
     }
 }

@@ -291,21 +291,20 @@ impl World {
     /// Lets time pass, or until a rule is broken.
     pub fn run(&mut self, until: Moment) {
         while self.violation.is_none() {
-            let Some((at, what)) = self.queue.pop(until) else {
+            let Some((at, turn, what)) = self.queue.pop(until) else {
                 self.now = until;
                 return;
             };
             self.now = at;
             self.events += 1;
-            self.happen(what);
+            match self.held_up(&what) {
+                Some(until) => self.put_off(until, turn, what),
+                None => self.happen(what),
+            }
         }
     }
 
     fn happen(&mut self, what: Happening) {
-        if let Some(until) = self.held_up(&what) {
-            self.put_off(until, what);
-            return;
-        }
         match what {
             Happening::Deliver(link, message) => self.deliver(link, *message),
             Happening::Guest(vm, look) => self.look(vm, look),
