@@ -97,17 +97,15 @@ async fn what_was_not_done_is_told_from_what_may_have_been() {
     let (core, mut told) = core::channel(Settings::default());
     let effects = Effects { core, ..extender.effects.clone() };
     let answers = [
-        (409, "Conflict", ResizeResult::Raced),
-        (429, "TooManyRequests", ResizeResult::NotDone),
-        (403, "Forbidden", ResizeResult::Refused),
-        (422, "Invalid", ResizeResult::Refused),
-        (503, "ServiceUnavailable", ResizeResult::Unknown),
-        (504, "Timeout", ResizeResult::Unknown),
+        (409, ResizeResult::Raced),
+        (429, ResizeResult::NotDone),
+        (403, ResizeResult::Refused),
+        (422, ResizeResult::Refused),
+        (503, ResizeResult::Unknown),
+        (504, ResizeResult::Unknown),
     ];
-    for (code, reason, result) in answers {
-        let status = json!({"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": ""});
-        let answer = (Method::PATCH, "/pods/pg-x/resize", code, status);
-        extender.answers.lock().unwrap().push(answer);
+    for (code, result) in answers {
+        extender.answer(Method::PATCH, "/pods/pg-x/resize", code, failure(code));
         effects.resize(resize(epoch), scheduler_ledger::Why::Return);
         let ended = loop {
             if let Some(Command::Event(Event::ResizeEnded { result, .. })) =
