@@ -10,7 +10,7 @@ use crate::event::{Action, Actions, Answer, Event, ResizeResult, Ticket, Todo, W
 use crate::facts::{NodeFacts, PodFacts, VmFacts};
 use crate::moves::MoveBooks;
 use crate::permit::{REFUSED_BY_API, REFUSED_BY_QUOTA};
-use crate::pod::{PodBook, TRY_AGAIN, TRY_RENEWED, back_off};
+use crate::pod::{PodBook, TRY_RENEWED, back_off};
 use crate::settings::Settings;
 use crate::slab::{NodeId, PodId, Slab, VmId};
 use crate::standing::Standings;
@@ -276,7 +276,7 @@ impl Ledger {
                 book.lease_refused(now);
             }
             ResizeResult::Refused | ResizeResult::Quota => book.failed(number, false, now),
-            ResizeResult::Raced => book.raced(number, now + TRY_AGAIN),
+            ResizeResult::Raced => book.raced(number, now),
             ResizeResult::NotDone => book.not_done(number, now + TRY_RENEWED),
             ResizeResult::Unknown => book.failed(number, true, now),
         }

@@ -58,6 +58,8 @@ pub(crate) struct PodBook {
     /// No lease is ordered before: kubelet or the API server has refused one.
     pub(crate) no_lease_before: Moment,
     lease_refusals: u32,
+    /// Orders, one after the other, that met another version.
+    races: u32,
     /// Bound by us or looked up, and not yet seen so by the watch: the API server is asked then.
     pub(crate) unconfirmed: Option<Moment>,
     /// The API server is being asked whether it is bound.
@@ -88,6 +90,7 @@ impl PodBook {
             not_applied: false,
             no_lease_before: Moment::default(),
             lease_refusals: 0,
+            races: 0,
             unconfirmed: None,
             looking: false,
             doubted: false,
@@ -246,6 +249,7 @@ impl PodBook {
     pub(crate) fn accepted(&mut self, number: u64, generation: u64) {
         if let Some(order) = self.order.as_mut().filter(|order| order.awaits(number)) {
             order.accepted = Some(generation);
+            self.races = 0;
             // The order changed the version that is known, and no other.
             self.doubted = false;
             self.see(self.facts.clone());
@@ -274,9 +278,11 @@ impl PodBook {
     }
 
     /// The order met another version of the pod. Whose change that is shows only in that version: if the order came twice, its own.
-    pub(crate) fn raced(&mut self, number: u64, again: Moment) {
+    /// It may also be no such conflict: API servers say the same of a quota that many change at once, and admission webhooks as they like.
+    pub(crate) fn raced(&mut self, number: u64, now: Moment) {
         if let Some(order) = self.take_unanswered(number) {
-            self.not_before = again;
+            self.not_before = now + TRY_AGAIN * (1 << self.races.min(10));
+            self.races = self.races.saturating_add(1);
             self.may_arrive(order);
         }
     }
@@ -303,8 +309,8 @@ impl PodBook {
 const LEASE_AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
 /// The longest time between them.
 const LEASE_AGAIN_LONGEST: std::time::Duration = std::time::Duration::from_secs(600);
-/// Between two attempts at an order that met another version of the pod.
-pub(crate) const TRY_AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
+/// Between two attempts at an order that met another version of the pod, to begin with; doubled each time, up to 20 s.
+const TRY_AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
 /// Between two attempts without the lease: meanwhile it is renewed, or known to be lost.
 pub(crate) const TRY_RENEWED: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -451,7 +457,7 @@ mod tests {
     fn an_order_that_met_another_version_is_tried_again_at_once() {
         let mut pod = PodBook::new(facts(300, 300, 1, 1));
         pod.ordered(amount(100), 1);
-        pod.raced(1, Moment::default() + TRY_AGAIN);
+        pod.raced(1, Moment::default());
         assert_eq!(
             (pod.backed(), pod.may_have()),
             (amount(100), amount(300)),
@@ -465,11 +471,32 @@ mod tests {
     }
 
     #[test]
+    fn what_conflicts_again_and_again_is_tried_ever_more_seldom() {
+        let mut pod = PodBook::new(facts(300, 300, 1, 1));
+        let mut now = Moment::default();
+        let mut pauses = Vec::new();
+        for number in 1..=12 {
+            pod.ordered(amount(100), number);
+            pod.raced(number, now);
+            pod.fenced();
+            pauses.push(pod.not_before.since(now).as_millis());
+            now = pod.not_before;
+        }
+        assert_eq!(pauses, [20, 40, 80, 160, 320, 640, 1280, 2560, 5120, 10240, 20480, 20480]);
+        pod.ordered(amount(100), 13);
+        pod.accepted(13, 2);
+        pod.see(facts(100, 100, 2, 2));
+        pod.ordered(amount(300), 14);
+        pod.raced(14, now);
+        assert_eq!(pod.not_before.since(now).as_millis(), 20);
+    }
+
+    #[test]
     fn an_order_has_one_answer() {
         let mut pod = PodBook::new(facts(300, 300, 1, 1));
         pod.ordered(amount(100), 1);
         pod.accepted(1, 2);
-        let later = Moment::default() + TRY_AGAIN;
+        let later = Moment::default();
         pod.raced(1, later);
         pod.failed(1, false, later);
         pod.not_done(1, later);
