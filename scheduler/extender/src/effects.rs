@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::convert;
 use crate::core::Core;
 use crate::lease::{self, LeaseState};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Operation};
 use crate::objects::Pod;
 use crate::sign::Signer;
 
@@ -101,7 +101,7 @@ impl CallError {
 impl Effects {
     async fn call<T>(
         &self,
-        operation: &'static str,
+        operation: Operation,
         call: impl Future<Output = Result<T, CallError>>,
     ) -> Result<T, CallError> {
         self.call_within(self.limit, operation, call).await
@@ -111,7 +111,7 @@ impl Effects {
     pub(crate) async fn fenced<T>(
         &self,
         epoch: u64,
-        operation: &'static str,
+        operation: Operation,
         call: impl Future<Output = Result<T, CallError>>,
     ) -> Result<T, CallError> {
         let call = async {
@@ -127,7 +127,7 @@ impl Effects {
     async fn call_within<T>(
         &self,
         limit: Duration,
-        operation: &'static str,
+        operation: Operation,
         call: impl Future<Output = Result<T, CallError>>,
     ) -> Result<T, CallError> {
         let result = match timeout(limit, call).await {
@@ -166,7 +166,7 @@ impl Effects {
         let (parameters, patch) = (PatchParams::default(), Patch::Strategic(&patch));
         let call =
             async { Ok(api.patch_subresource("resize", &pod.name, &parameters, &patch).await?) };
-        let err = match self.fenced(*epoch, "resize", call).await {
+        let err = match self.fenced(*epoch, Operation::Resize, call).await {
             Ok(answer) => {
                 let generation = answer.metadata.generation.unwrap_or(0);
                 let generation = u64::try_from(generation).unwrap_or(0);
@@ -193,7 +193,7 @@ impl Effects {
         let this = self.clone();
         let _task = self.tasks.spawn(async move {
             let call = this.write_approval(&vm, seal);
-            let written = this.fenced(seal.epoch, "approve", call).await;
+            let written = this.fenced(seal.epoch, Operation::Approve, call).await;
             match &written {
                 Ok(()) => tracing::info!(
                     vm = vm.name, namespace = vm.namespace, generation = seal.generation,
@@ -240,7 +240,7 @@ impl Effects {
                 api.patch(&vm.name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
                 Ok(())
             };
-            if let Err(err) = this.call("note_requested", call).await {
+            if let Err(err) = this.call(Operation::NoteRequested, call).await {
                 tracing::debug!(vm = vm.name, error = %Chain(&err), "request not noted");
             }
         });
@@ -272,7 +272,7 @@ impl Effects {
                 ..ObjectReference::default()
             };
             let call = async { Ok(this.recorder.publish(&event, &object).await?) };
-            if let Err(err) = this.call("event", call).await {
+            if let Err(err) = this.call(Operation::Event, call).await {
                 tracing::warn!(vm = vm.name, error = %Chain(&err), "event not written");
             }
         });
@@ -302,7 +302,7 @@ impl Effects {
             let _status: Value = posted?;
             Ok(())
         };
-        self.fenced(epoch, "bind", call).await
+        self.fenced(epoch, Operation::Bind, call).await
     }
 
     /// Makes a pod another version: resizes that were sent for earlier ones come to nothing. Tells the ledger how the pod is then;
@@ -314,7 +314,7 @@ impl Effects {
             let patch = fence_patch(&pod.uid, epoch, Timestamp::now());
             let (parameters, patch) = (PatchParams::default(), Patch::Strategic(&patch));
             let call = async { Ok(api.patch_status(&pod.name, &parameters, &patch).await?) };
-            let found = match this.fenced(epoch, "fence", call).await {
+            let found = match this.fenced(epoch, Operation::Fence, call).await {
                 Ok(answer) => convert::pod(&answer).filter(|it| it.uid == pod.uid),
                 Err(err) if err.status() == Some(404) => None,
                 Err(err) => {
@@ -335,7 +335,7 @@ impl Effects {
     /// Asks the API server for a pod, and tells the ledger. Without an answer it is told nothing, and asks again.
     pub(crate) async fn look_up(&self, pod: &ObjectRef) {
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
-        match self.call("get_pod", async { Ok(api.get_opt(&pod.name).await?) }).await {
+        match self.call(Operation::GetPod, async { Ok(api.get_opt(&pod.name).await?) }).await {
             Ok(found) => {
                 let found = found.as_ref().and_then(convert::pod).filter(|it| it.uid == pod.uid);
                 let _ = self.core.tell(Event::LookedUp { uid: pod.uid.clone(), found }).await;

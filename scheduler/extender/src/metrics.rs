@@ -40,13 +40,50 @@ struct ByReason {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByOperation {
     op: &'static str,
+    kind: &'static str,
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByNode {
+    node: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByNodeAndField {
     node: String,
     field: &'static str,
+}
+
+/// A call of the API server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Approve,
+    Bind,
+    EndMigration,
+    Event,
+    Fence,
+    GetPod,
+    Migrate,
+    NoteRequested,
+    Resize,
+}
+
+impl Operation {
+    /// Its name, and the kind of object that it is about.
+    fn labels(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Approve => ("approve", "VirtualMachine"),
+            Self::Bind => ("bind", "Pod"),
+            Self::EndMigration => ("end_migration", "VirtualMachineMigration"),
+            Self::Event => ("event", "Event"),
+            Self::Fence => ("fence", "Pod"),
+            Self::GetPod => ("get_pod", "Pod"),
+            Self::Migrate => ("migrate", "VirtualMachineMigration"),
+            Self::NoteRequested => ("note_requested", "VirtualMachine"),
+            Self::Resize => ("resize", "Pod"),
+        }
+    }
 }
 
 type Level = Family<ByNodeAndField, Gauge<f64, AtomicU64>>;
@@ -64,6 +101,9 @@ pub(crate) struct Metrics {
     k8s_ops: Family<ByOperation, Counter>,
     node_cpu: Level,
     node_mem: Level,
+    waiting: Family<ByNode, Gauge>,
+    leader: Gauge,
+    epoch: Gauge<u64, AtomicU64>,
 }
 
 fn permit_times() -> Histogram {
@@ -82,6 +122,9 @@ impl Metrics {
             k8s_ops: Family::default(),
             node_cpu: Family::default(),
             node_mem: Family::default(),
+            waiting: Family::default(),
+            leader: Gauge::default(),
+            epoch: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("autoscaling_plugin");
         registry.register(
@@ -126,6 +169,17 @@ impl Metrics {
             "Memory of a node, in bytes",
             this.node_mem.clone(),
         );
+        registry.register(
+            "growths_waiting",
+            "Growths that wait for room, by node",
+            this.waiting.clone(),
+        );
+        registry.register("leader", "1 while this process leads", this.leader.clone());
+        registry.register(
+            "lease_epoch",
+            "Epoch of the lease while this process leads, otherwise 0",
+            this.epoch.clone(),
+        );
         this
     }
 
@@ -154,21 +208,31 @@ impl Metrics {
         self.permit_duration.get_or_create(&ByOutcome { outcome }).observe(took.as_secs_f64());
     }
 
-    pub(crate) fn operation(&self, op: &'static str, outcome: &'static str) {
-        self.k8s_ops.get_or_create(&ByOperation { op, outcome }).inc();
+    pub(crate) fn operation(&self, operation: Operation, outcome: &'static str) {
+        let (op, kind) = operation.labels();
+        self.k8s_ops.get_or_create(&ByOperation { op, kind, outcome }).inc();
+    }
+
+    /// None: another leads, or nobody.
+    pub(crate) fn leads(&self, epoch: Option<u64>) {
+        self.leader.set(epoch.is_some().into());
+        self.epoch.set(epoch.unwrap_or(0));
     }
 
     /// Levels of all nodes; those of nodes that are gone vanish.
     pub(crate) fn nodes(&self, levels: &[(String, NodeLevel)], watermark: f64) {
         self.node_cpu.clear();
         self.node_mem.clear();
+        self.waiting.clear();
         for (name, node) in levels {
             self.level(name, "Total", node.allocatable, 1.0);
             self.level(name, "Watermark", node.allocatable, watermark);
             self.level(name, "Reserved", node.reserved, 1.0);
             self.level(name, "Leased", node.leased, 1.0);
             self.level(name, "Committed", node.promised, 1.0);
+            self.level(name, "Migrating", node.migrating, 1.0);
             self.level(name, "Plugged", node.plugged, 1.0);
+            self.waiting.get_or_create(&ByNode { node: name.clone() }).set(node.waiting.into());
         }
     }
 
@@ -196,7 +260,7 @@ mod tests {
     fn names_are_the_references_and_nodes_vanish() {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
-        metrics.decided("granted", "kubelet_allocated", "n1", Duration::from_millis(60));
+        metrics.decided("granted", "kubelet_allocated", "n2", Duration::from_millis(60));
         metrics.request(200);
         metrics.extension_call("filter", "error");
         let mut ledger = Ledger::new(Settings::default());
@@ -207,6 +271,8 @@ mod tests {
             now,
         );
         metrics.nodes(&levels(&ledger), 0.9);
+        metrics.operation(Operation::Resize, "success");
+        metrics.leads(Some(7));
         let text = |registry: &Registry| {
             let mut text = String::new();
             encode(&mut text, registry).unwrap();
@@ -216,16 +282,24 @@ mod tests {
         for line in [
             "autoscaling_plugin_node_cpu_resources_current{node=\"n1\",field=\"Total\"} 1.5",
             "autoscaling_plugin_node_mem_resources_current{node=\"n1\",field=\"Leased\"} 0.0",
+            "autoscaling_plugin_node_cpu_resources_current{node=\"n1\",field=\"Migrating\"} 0.0",
+            "autoscaling_plugin_growths_waiting{node=\"n1\"} 0",
+            "autoscaling_plugin_leader 1",
+            "autoscaling_plugin_lease_epoch 7",
+            "autoscaling_plugin_k8s_ops_total{op=\"resize\",kind=\"Pod\",outcome=\"success\"} 1",
             "autoscaling_plugin_permit_decisions_total{reason=\"kubelet_allocated\"} 1",
             "autoscaling_plugin_resource_requests_total{code=\"200\"} 1",
             "autoscaling_plugin_extension_call_fails_total{method=\"filter\"} 1",
-            "autoscaling_plugin_resource_requests_results_total{code=\"granted\",node=\"n1\"} 1",
+            "autoscaling_plugin_resource_requests_results_total{code=\"granted\",node=\"n2\"} 1",
             "autoscaling_plugin_permit_duration_seconds_count{outcome=\"granted\"} 1",
         ] {
             assert!(shown.contains(line), "{line} in\n{shown}");
         }
         ledger.handle(Event::NodeGone("n1".into()), now);
         metrics.nodes(&levels(&ledger), 0.9);
-        assert!(!text(&registry).contains("field=\"Total\""));
+        metrics.leads(None);
+        let shown = text(&registry);
+        assert!(!shown.contains("n1"), "{shown}");
+        assert!(shown.contains("autoscaling_plugin_leader 0"), "{shown}");
     }
 }

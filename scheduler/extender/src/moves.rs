@@ -15,6 +15,7 @@ use scheduler_protocol::ObjectRef;
 
 use crate::convert::Owner;
 use crate::effects::{CallError, Effects};
+use crate::metrics::Operation;
 
 /// The field of a node that only that node has.
 const NODE_NAME: &str = "metadata.name";
@@ -120,7 +121,7 @@ impl Effects {
                 Api::namespaced(this.client.clone(), &vm.namespace);
             let (parameters, object) = (PostParams::default(), object(&order));
             let call = async { Ok(api.create(&parameters, &object).await?) };
-            let made = match this.fenced(*epoch, "migrate", call).await {
+            let made = match this.fenced(*epoch, Operation::Migrate, call).await {
                 Ok(_) => Some(true),
                 Err(err) => {
                     tracing::warn!(
@@ -156,7 +157,7 @@ impl Effects {
             let preconditions = Some(Preconditions { uid: Some(uid), resource_version: None });
             let parameters = DeleteParams { preconditions, ..DeleteParams::default() };
             let call = async { Ok(api.delete(&name, &parameters).await?) };
-            let deleted = this.fenced(epoch, "end_migration", call).await;
+            let deleted = this.fenced(epoch, Operation::EndMigration, call).await;
             match deleted {
                 Ok(_) => tracing::info!(name, namespace, why = why.label(), "migration deleted"),
                 Err(err) => tracing::warn!(

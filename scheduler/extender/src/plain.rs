@@ -40,8 +40,10 @@ pub(crate) fn metrics(scrape: Arc<Scrape>) -> Router {
 
 async fn render(State(scrape): State<Arc<Scrape>>) -> Response {
     let levels = levels(&scrape.core).await;
+    let epoch = scrape.core.read(Ledger::epoch);
     let mut text = String::new();
     let _turn = scrape.turn.lock().unwrap_or_else(PoisonError::into_inner);
+    scrape.metrics.leads(epoch.ok().flatten());
     if let Ok(levels) = levels {
         scrape.metrics.nodes(&levels, scrape.watermark);
     }

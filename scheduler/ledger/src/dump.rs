@@ -60,6 +60,10 @@ pub struct NodeLevel {
     pub promised: Amount,
     /// Sum of what the hypervisors show.
     pub plugged: Amount,
+    /// Part of the promises that is VMs' that move to another node.
+    pub migrating: Amount,
+    /// VMs that wait for room to grow.
+    pub waiting: u32,
 }
 
 /// A VM.
@@ -94,6 +98,12 @@ pub struct VmDump {
 }
 
 impl Ledger {
+    /// Epoch of the lease, if it is held.
+    #[must_use]
+    pub const fn epoch(&self) -> Option<u64> {
+        self.epoch
+    }
+
     /// Names of all nodes.
     #[must_use]
     pub fn node_names(&self) -> Vec<String> {
@@ -109,10 +119,18 @@ impl Ledger {
 
     fn level_of(&self, slot: &NodeSlot) -> Option<NodeLevel> {
         let (mut promised, mut plugged) = (Amount::ZERO, Amount::ZERO);
+        let (mut migrating, mut waiting) = (Amount::ZERO, 0);
         let pods = slot.tenants.iter().filter_map(|pod| self.pods.get(*pod));
-        for book in pods.filter(|pod| self.is_primary(pod)).filter_map(|pod| self.vm_of(pod)) {
-            promised = promised + book.promise().into();
+        for pod in pods.filter(|pod| self.is_primary(pod)) {
+            let Some((vm, book)) = self.vm_of_facts(&pod.book.facts) else { continue };
+            let promise = book.promise().into();
+            promised = promised + promise;
             plugged = plugged + book.facts.plugged.map_or(Amount::ZERO, Amount::from);
+            if self.moves(vm) {
+                migrating = migrating + promise;
+            }
+            let wish = book.wish.as_ref();
+            waiting += u32::from(wish.is_some_and(|wish| wish.state == WishState::Waiting));
         }
         Some(NodeLevel {
             allocatable: slot.facts.as_ref()?.allocatable,
@@ -120,6 +138,8 @@ impl Ledger {
             leased: slot.leased.amount(),
             promised,
             plugged,
+            migrating,
+            waiting,
         })
     }
 
@@ -131,7 +151,7 @@ impl Ledger {
             .nodes
             .iter()
             .filter_map(|(id, name, node)| {
-                let NodeLevel { allocatable, reserved, leased, promised, plugged } =
+                let NodeLevel { allocatable, reserved, leased, promised, plugged, .. } =
                     self.level_of(node)?;
                 let ordinary = ordinary.get(&id).copied().unwrap_or_default();
                 let empty = NodeDump {

@@ -424,6 +424,8 @@ fn few_leave_a_node_and_come_to_one_at_a_time() {
 #[test]
 fn who_moves_keeps_its_size_and_gets_what_it_asked_for_afterwards() {
     let (mut world, facts) = moving();
+    let migrating = |world: &World| world.ledger.level("n1").map(|level| level.migrating);
+    assert_eq!(migrating(&world), Some(size(3000, 8).into()));
     world.ask("c", 1, size(3500, 8), size(3500, 8));
     assert_eq!(world.take(), []);
     world.pass(Duration::from_millis(600));
@@ -432,6 +434,7 @@ fn who_moves_keeps_its_size_and_gets_what_it_asked_for_afterwards() {
     assert_eq!((outcome, seal.size), (scheduler_protocol::Outcome::Denied, size(3000, 8)));
     assert!(reason.contains("moves to another node"), "{reason}");
     world.migration_gone(&facts.uid);
+    assert_eq!(migrating(&world), Some(amount(0, 0)));
     world.ask("c", 2, size(3500, 8), size(3500, 8));
     let done = world.take();
     assert!(matches!(&done[..], [Done::Resize(..)]), "{done:?}");

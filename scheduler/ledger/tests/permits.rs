@@ -96,9 +96,12 @@ fn room_that_appears_wakes_who_waits_in_order() {
     world.ask("b", 1, size(2000, 1), size(2000, 1));
     world.ask("a", 1, size(2000, 1), size(2000, 1));
     assert_eq!(world.take(), []);
+    let waiting = |world: &World| world.ledger.level("n1").map(|level| level.waiting);
+    assert_eq!(waiting(&world), Some(2));
     world.pods.remove("o");
     world.tell(Event::PodGone("o".into()));
     let done = world.take();
+    assert_eq!(waiting(&world), Some(1));
     let [Done::Resize(pod, ..)] = &done[..] else { panic!("{done:?}") };
     assert_eq!(pod, "pod-b", "b was first, and there is room for one");
     world.resize(&done[0]);
