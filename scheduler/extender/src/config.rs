@@ -171,8 +171,6 @@ impl fmt::Display for Problems {
     }
 }
 
-impl std::error::Error for Problems {}
-
 impl Problems {
     fn address(&mut self, flag: &str, text: &str) -> Option<SocketAddr> {
         text.parse().map_err(|err| self.0.push(format!("{flag} {text}: {err}"))).ok()

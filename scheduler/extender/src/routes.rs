@@ -27,11 +27,8 @@ use tokio::time::timeout;
 
 use crate::auth::Authenticator;
 use crate::convert;
-use crate::core::{Command, Core, Ended, Unbound};
+use crate::core::{Command, Ended, Unbound};
 use crate::effects::{CallError, Effects, millis};
-use crate::lease::LeaseState;
-use crate::metrics::Metrics;
-use crate::sign::Signer;
 use crate::tls::Peer;
 
 /// So many permits at a time.
@@ -41,12 +38,8 @@ const BODY_LIMIT: Duration = Duration::from_secs(5);
 
 /// What the handlers share.
 pub(crate) struct Shared {
-    pub(crate) core: Core,
     pub(crate) agents: Authenticator,
     pub(crate) effects: Effects,
-    pub(crate) signer: Signer,
-    pub(crate) lease: LeaseState,
-    pub(crate) metrics: Metrics,
     pub(crate) permits: Semaphore,
 }
 
@@ -87,7 +80,7 @@ async fn permit(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let started = Instant::now();
     let answered = answer_permit(&shared, request, started).await;
     let code = answered.as_ref().map_or_else(|refused| refused.0.code.status(), |_| 200);
-    shared.metrics.request(code);
+    shared.effects.metrics.request(code);
     match answered {
         Ok(answer) => Json(answer).into_response(),
         Err(refused) => {
@@ -122,9 +115,14 @@ async fn answer_permit(
         least: request.least,
         current: request.current,
     };
-    let (answer, why) = shared.core.ask(|reply| Command::Permit { asked, reply }).await?;
+    let (answer, why) = shared.effects.core.ask(|reply| Command::Permit { asked, reply }).await?;
     let answer = signed(shared, &request, answer)?;
-    shared.metrics.decided(answer.outcome.label(), why.label(), &caller.node, started.elapsed());
+    shared.effects.metrics.decided(
+        answer.outcome.label(),
+        why.label(),
+        &caller.node,
+        started.elapsed(),
+    );
     tracing::info!(
         vm = request.vm.name, namespace = request.vm.namespace, generation = request.generation,
         outcome = answer.outcome.label(), why = why.label(), want = %request.want,
@@ -147,10 +145,10 @@ fn signed(
             return Err(Refused(Refusal { code, message, newest }));
         }
     };
-    if !shared.lease.holds(seal.epoch) {
+    if !shared.effects.lease.holds(seal.epoch) {
         return Err(Refused::new(RefusalCode::NotReady, "the lease was lost"));
     }
-    let approval = shared.signer.sign(&request.vm.uid, seal).map_err(|err| {
+    let approval = shared.effects.signer.sign(&request.vm.uid, seal).map_err(|err| {
         tracing::error!(error = %Chain(&err), "approval not signed");
         Refused::new(RefusalCode::Internal, "the approval cannot be signed")
     })?;
@@ -202,7 +200,7 @@ async fn scheduler_call<A: IntoResponse>(
         let reason = "the client certificate is not kube-scheduler's";
         ("forbidden", Refused::new(RefusalCode::Forbidden, reason).into_response())
     };
-    shared.metrics.extension_call(method, outcome);
+    shared.effects.metrics.extension_call(method, outcome);
     response
 }
 
@@ -217,7 +215,7 @@ async fn filter((State(shared), Extension(peer), body): Call) -> Response {
             return fault("the extender needs nodeCacheCapable: true");
         };
         let names = || names.iter().map(NodeName::as_str);
-        let placement = match shared.core.read(|ledger| ledger.filter(&pod, names()))? {
+        let placement = match shared.effects.core.read(|ledger| ledger.filter(&pod, names()))? {
             Ok(placement) => placement,
             Err(err) => return Err(Refused::new(RefusalCode::NotReady, err.to_string())),
         };
@@ -242,7 +240,7 @@ async fn prioritize((State(shared), Extension(peer), body): Call) -> Response {
         let args: ExtenderArgs<'_> = parse(body)?;
         let pod = convert::pod_view(&args.pod);
         let names = || args.node_names.iter().flatten().map(NodeName::as_str);
-        let scores = shared.core.read(|ledger| ledger.prioritize(&pod, names()))?;
+        let scores = shared.effects.core.read(|ledger| ledger.prioritize(&pod, names()))?;
         let scored = names().zip(scores).map(|(host, score)| HostPriority { host, score });
         written(&scored.collect::<Vec<_>>(), 2 * body.len())
     })
@@ -270,7 +268,7 @@ async fn preempt((State(shared), Extension(peer), body): Call) -> Response {
         let victims: Vec<(&String, Vec<String>)> =
             proposed.iter().map(|(node, victims)| (node, uids(victims))).collect();
         let victims = victims.iter().map(|(node, uids)| (*node, uids.as_slice()));
-        let kept = shared.core.read(|ledger| ledger.preempt(&pod, victims))?;
+        let kept = shared.effects.core.read(|ledger| ledger.preempt(&pod, victims))?;
         // A ledger that is not ready lets nobody be evicted.
         let kept: BTreeSet<String> = kept.unwrap_or_default().into_iter().collect();
         proposed.retain(|node, _| kept.contains(node));
@@ -295,7 +293,7 @@ async fn bind((State(shared), Extension(peer), body): Call) -> Response {
 async fn bind_pod(shared: &Shared, args: &BindingArgs) -> Result<Result<(), String>, Refused> {
     let ask = || {
         let (pod_uid, node) = (args.pod_uid.clone(), args.node.clone());
-        shared.core.ask(|reply| Command::Bind { pod_uid, node, reply })
+        shared.effects.core.ask(|reply| Command::Bind { pod_uid, node, reply })
     };
     let mut allowed = ask().await?;
     if matches!(allowed, Err(Unbound::UnknownPod)) {
@@ -321,7 +319,7 @@ async fn bind_pod(shared: &Shared, args: &BindingArgs) -> Result<Result<(), Stri
     tracing::warn!(pod, namespace, node, error = %Chain(&err), "pod not bound");
     // Without the API server's word the pod may be bound after all: it counts until somebody knows.
     if matches!(err.status(), Some(400..=499)) || matches!(err, CallError::NotHeld) {
-        shared.core.tell(Event::PlacingFailed(args.pod_uid.clone())).await?;
+        shared.effects.core.tell(Event::PlacingFailed(args.pod_uid.clone())).await?;
     }
     Ok(Err(Chain(&err).to_string()))
 }

@@ -45,9 +45,9 @@ pub(crate) async fn run(config: Config, shutdown: CancellationToken) -> anyhow::
     let stop_ledger = CancellationToken::new();
     let (parts, mut critical) = open(&config, client, &tasks, &shutdown).await?;
     critical.push(ledger.spawn(parts.owner.run(parts.inbox, stop_ledger.clone())));
-    if keys(&parts.shared.signer, &parts.tls, &shutdown).await {
+    if keys(&parts.shared.effects.signer, &parts.tls, &shutdown).await {
         let Parts { core, tls, shared, candidate, endpoint, .. } = parts;
-        let signer = shared.signer.clone();
+        let signer = shared.effects.signer.clone();
         let routes = routes::router(shared);
         let stop = shutdown.clone();
         critical.push(tasks.spawn(http::serve(listener, tls, routes, tasks.clone(), stop)));
@@ -113,12 +113,8 @@ async fn open(
         limit: policy.call_limit,
     };
     let shared = Arc::new(Shared {
-        core: core.clone(),
         agents: Authenticator::new(client.clone(), policy.call_limit),
         effects: effects.clone(),
-        signer,
-        lease: lease.clone(),
-        metrics: metrics.clone(),
         permits: Semaphore::new(MAX_PERMITS),
     });
     let leases: Api<Lease> = Api::namespaced(client.clone(), &config.namespace);

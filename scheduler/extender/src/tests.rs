@@ -189,12 +189,8 @@ async fn extender(name: &str) -> Extender {
         limit,
     };
     let shared = Arc::new(Shared {
-        core: core.clone(),
         agents: Authenticator::new(client.clone(), limit),
         effects: effects.clone(),
-        signer: signer.clone(),
-        lease: lease.clone(),
-        metrics,
         permits: Semaphore::new(MAX_PERMITS),
     });
     let owner = Owner { effects: effects.clone(), known: Arc::clone(&known) };

@@ -95,5 +95,5 @@ pub use facts::{
     RunnerFacts, Seal, VmFacts,
 };
 pub use ledger::Ledger;
-pub use place::{MAX_SCORE, NotReady, Placement, Shortage};
+pub use place::{NotReady, Placement, Shortage};
 pub use settings::{Lease, Moves, Scoring, Settings};

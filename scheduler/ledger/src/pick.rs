@@ -212,12 +212,4 @@ impl Ledger {
         });
         scored.min().map(|(.., node)| node)
     }
-
-    /// How many nodes stay above their watermark, since nobody there may be moved or has a destination.
-    #[must_use]
-    pub fn nodes_that_stay_hot(&self) -> usize {
-        let stuck =
-            |heat: &&Heat| matches!(heat.state, HeatState::Nobody | HeatState::NoDestination);
-        self.moves.hot.values().filter(stuck).count()
-    }
 }

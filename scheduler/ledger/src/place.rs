@@ -3,6 +3,7 @@
 //! kube-scheduler's own filter sees requests only; the ledger also knows promises that are not in any request yet.
 
 use guest_units::Bytes;
+use scheduler_protocol::extender::MAX_SCORE;
 
 use crate::amount::{Amount, cpu_text};
 use crate::facts::{PodFacts, PodKind, RunnerFacts};
@@ -10,9 +11,6 @@ use crate::ledger::Ledger;
 use crate::settings::Scoring;
 use crate::slab::{NodeId, PodId};
 use crate::standing::Standing;
-
-/// The best score.
-pub const MAX_SCORE: i64 = 10;
 
 /// Where a scale-in counts, a node that is about to go has this,
 const LEAVING: i64 = 1;
