@@ -4,24 +4,30 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use controller_api::names;
 use guest_units::Chain;
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
 use kube::api::{Api, PostParams};
 use scheduler_protocol::{AUDIENCE, RefusalCode};
+use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-/// A token that was good is taken as good for so long.
-const KEEP_GOOD: Duration = Duration::from_secs(10);
+/// A token that was good is taken as good for so long, and no longer than it says itself: ten thousand nodes ask the API server less than
+/// two hundred times a second about their tokens.
+const KEEP_GOOD: Duration = Duration::from_secs(60);
 /// A token that was not is not asked about again for so long.
 const KEEP_BAD: Duration = Duration::from_secs(2);
-const MAX_CACHED: usize = 4096;
+/// More than there are nodes.
+const MAX_CACHED: usize = 32_768;
 /// No token is longer.
 const MAX_TOKEN_BYTES: usize = 8192;
 /// So many questions to the API server at a time.
@@ -86,7 +92,7 @@ impl Authenticator {
         }
         let verdict = self.review(token).await;
         if !matches!(verdict, Err(AuthError::Unavailable | AuthError::Busy)) {
-            self.keep(hash, verdict.clone());
+            self.keep(hash, verdict.clone(), token);
         }
         verdict
     }
@@ -97,9 +103,9 @@ impl Authenticator {
         cache.get(hash).filter(|(_, until)| Instant::now() < *until).map(|(it, _)| it.clone())
     }
 
-    fn keep(&self, hash: [u8; 32], verdict: Verdict) {
+    fn keep(&self, hash: [u8; 32], verdict: Verdict, token: &str) {
         let now = Instant::now();
-        let until = now + if verdict.is_ok() { KEEP_GOOD } else { KEEP_BAD };
+        let until = now + if verdict.is_ok() { keep_good(token) } else { KEEP_BAD };
         let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
         if cache.len() >= MAX_CACHED {
             cache.retain(|_, (_, until)| now < *until);
@@ -139,6 +145,20 @@ fn bearer(headers: &HeaderMap) -> Result<&str, AuthError> {
     let value = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
     let token = value.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim);
     token.filter(|it| !it.is_empty() && it.len() <= MAX_TOKEN_BYTES).ok_or(AuthError::NoToken)
+}
+
+/// The API server has said that the token is good: what it says of its end is true.
+fn keep_good(token: &str) -> Duration {
+    #[derive(Deserialize)]
+    struct Claims {
+        exp: i64,
+    }
+    let claims = token.split('.').nth(1).and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+    let claims: Option<Claims> = claims.and_then(|text| serde_json::from_slice(&text).ok());
+    let left = claims.map(|claims| claims.exp.saturating_sub(Timestamp::now().as_second()));
+    left.map_or(KEEP_GOOD, |left| {
+        KEEP_GOOD.min(Duration::from_secs(u64::try_from(left).unwrap_or(0)))
+    })
 }
 
 /// What the API server's word means.
@@ -205,6 +225,21 @@ mod tests {
         let verdicts = futures::future::join_all((0..=MAX_REVIEWS).map(ask)).await;
         assert_eq!(verdicts[0], Err(AuthError::Unavailable));
         assert_eq!(verdicts[MAX_REVIEWS], Err(AuthError::Busy));
+    }
+
+    #[test]
+    fn a_token_is_not_taken_as_good_beyond_its_end() {
+        let ends_in = |seconds: i64| {
+            let claims = json!({"exp": Timestamp::now().as_second() + seconds, "iss": "x"});
+            format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims.to_string()))
+        };
+        let kept = keep_good(&ends_in(20));
+        assert!(kept > Duration::from_secs(15) && kept <= Duration::from_secs(20), "{kept:?}");
+        assert_eq!(keep_good(&ends_in(-5)), Duration::ZERO);
+        assert_eq!(keep_good(&ends_in(3600)), KEEP_GOOD);
+        for other in ["opaque", "a.b.c", "a..c", ""] {
+            assert_eq!(keep_good(other), KEEP_GOOD, "{other}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What the ledger wants done at the API server. Every effect has a deadline and ends in an event.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use controller_api::{Approval, VirtualMachine, names};
@@ -14,11 +15,12 @@ use scheduler_ledger::{Amount, Event, Notice, ResizeResult, Seal, Why};
 use scheduler_protocol::ObjectRef;
 use scheduler_protocol::extender::BindingArgs;
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::convert;
 use crate::core::Core;
+use crate::lanes::{Lanes, Newest};
 use crate::lease::{self, LeaseState};
 use crate::metrics::{Metrics, Operation};
 use crate::objects::Pod;
@@ -36,8 +38,11 @@ pub(crate) struct Effects {
     /// Calls that only the holder of the lease may make: it is not given back before they have ended.
     pub(crate) fenced: TaskTracker,
     pub(crate) metrics: Metrics,
-    /// How long one call may take.
+    /// How long one call may take, once it is its turn.
     pub(crate) limit: Duration,
+    pub(crate) lanes: Arc<Lanes>,
+    pub(crate) fences: Newest<(u64, u64)>,
+    pub(crate) requested: Newest<Size>,
 }
 
 /// A call of the API server did not succeed.
@@ -104,11 +109,23 @@ impl Effects {
         operation: Operation,
         call: impl Future<Output = Result<T, CallError>>,
     ) -> Result<T, CallError> {
+        let _turn = self.lanes.turn(operation).await;
         self.call_within(self.limit, operation, call).await
     }
 
     /// A call that only the holder of the lease may make: it ends before another can hold it.
     pub(crate) async fn fenced<T>(
+        &self,
+        epoch: u64,
+        operation: Operation,
+        call: impl Future<Output = Result<T, CallError>>,
+    ) -> Result<T, CallError> {
+        let _turn = self.lanes.turn(operation).await;
+        self.held(epoch, operation, call).await
+    }
+
+    /// The same, once it is its turn.
+    async fn held<T>(
         &self,
         epoch: u64,
         operation: Operation,
@@ -229,14 +246,18 @@ impl Effects {
 
     /// Notes what an agent asked for, as the reference does. Best effort: nothing depends on it.
     pub(crate) fn note_requested(&self, vm: ObjectRef, want: Size) {
+        if !self.requested.put(&vm.uid, want) {
+            return;
+        }
         let this = self.clone();
         let _task = self.tasks.spawn(async move {
             let api: Api<VirtualMachine> = Api::namespaced(this.client.clone(), &vm.namespace);
-            let text = json!(want).to_string();
-            let patch = json!({ "metadata": {
-                "uid": vm.uid, "annotations": { names::ANNOTATION_REQUESTED: text }
-            } });
             let call = async {
+                let Some(want) = this.requested.take(&vm.uid) else { return Ok(()) };
+                let text = json!(want).to_string();
+                let patch = json!({ "metadata": {
+                    "uid": vm.uid, "annotations": { names::ANNOTATION_REQUESTED: text }
+                } });
                 api.patch(&vm.name, &PatchParams::default(), &Patch::Merge(&patch)).await?;
                 Ok(())
             };
@@ -308,13 +329,13 @@ impl Effects {
     /// Makes a pod another version: resizes that were sent for earlier ones come to nothing. Tells the ledger how the pod is then;
     /// without an answer it is told nothing, and orders another.
     pub(crate) fn fence_pod(&self, pod: ObjectRef, epoch: u64, number: u64) {
+        if !self.fences.put(&pod.uid, (epoch, number)) {
+            return;
+        }
         let this = self.clone();
         let _task = self.tasks.spawn(async move {
-            let api: Api<Pod> = Api::namespaced(this.client.clone(), &pod.namespace);
-            let patch = fence_patch(&pod.uid, epoch, Timestamp::now());
-            let (parameters, patch) = (PatchParams::default(), Patch::Strategic(&patch));
-            let call = async { Ok(api.patch_status(&pod.name, &parameters, &patch).await?) };
-            let found = match this.fenced(epoch, Operation::Fence, call).await {
+            let Some((number, answer)) = this.send_fence(&pod).await else { return };
+            let found = match answer {
                 Ok(answer) => convert::pod(&answer).filter(|it| it.uid == pod.uid),
                 Err(err) if err.status() == Some(404) => None,
                 Err(err) => {
@@ -330,6 +351,17 @@ impl Effects {
             };
             let _ = this.core.tell(Event::Fenced { uid: pod.uid, number, found }).await;
         });
+    }
+
+    /// Sends the newest fence that waits for a pod.
+    async fn send_fence(&self, pod: &ObjectRef) -> Option<(u64, Result<Pod, CallError>)> {
+        let _turn = self.lanes.turn(Operation::Fence).await;
+        let (epoch, number) = self.fences.take(&pod.uid)?;
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
+        let patch = fence_patch(&pod.uid, epoch, Timestamp::now());
+        let (parameters, patch) = (PatchParams::default(), Patch::Strategic(&patch));
+        let call = async { Ok(api.patch_status(&pod.name, &parameters, &patch).await?) };
+        Some((number, self.held(epoch, Operation::Fence, call).await))
     }
 
     /// Asks the API server for a pod, and tells the ledger. Without an answer it is told nothing, and asks again.
@@ -348,8 +380,16 @@ impl Effects {
 
     /// The same, beside everything else.
     pub(crate) fn start_look_up(&self, pod: ObjectRef) {
+        self.look_up_after(Duration::ZERO, pod);
+    }
+
+    /// The same, later.
+    pub(crate) fn look_up_after(&self, pause: Duration, pod: ObjectRef) {
         let this = self.clone();
-        let _task = self.tasks.spawn(async move { this.look_up(&pod).await });
+        let _task = self.tasks.spawn(async move {
+            sleep(pause).await;
+            this.look_up(&pod).await;
+        });
     }
 }
 

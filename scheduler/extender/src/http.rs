@@ -14,16 +14,14 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::tls::{Peer, TlsFiles};
+use crate::visitors::{STRANGERS_STAY, Visitor, Visitors};
 
-/// More connections wait until others are closed.
-const MAX_CONNECTIONS: usize = 2048;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(5);
 const HEADER_LIMIT: Duration = Duration::from_secs(30);
 /// A refusal is answered no sooner: whoever sends what is refused does so this often on a connection, and others have the cores.
@@ -38,12 +36,11 @@ pub(crate) async fn serve(
     tasks: TaskTracker,
     shutdown: CancellationToken,
 ) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let visitors = Arc::new(Visitors::new());
     loop {
-        let Ok(turn) = Arc::clone(&room).acquire_owned().await else { return };
-        let stream = tokio::select! {
+        let (stream, from) = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(err) => {
                     // Out of descriptors, or a client that went away: others may still come.
                     tracing::warn!(error = %Chain(&err), "connection not accepted");
@@ -53,8 +50,12 @@ pub(crate) async fn serve(
             },
             () = shutdown.cancelled() => return,
         };
+        let Some(visitor) = visitors.enter(from.ip()) else {
+            tracing::debug!(%from, "connection closed: too many strangers");
+            continue;
+        };
         let (tls, routes, shutdown) = (Arc::clone(&tls), routes.clone(), shutdown.clone());
-        let _task = tasks.spawn(connection(stream, tls, routes, turn, shutdown));
+        let _task = tasks.spawn(connection(stream, tls, routes, visitor, shutdown));
     }
 }
 
@@ -62,7 +63,7 @@ async fn connection(
     stream: TcpStream,
     tls: Arc<TlsFiles>,
     routes: Router,
-    _turn: OwnedSemaphorePermit,
+    visitor: Visitor,
     shutdown: CancellationToken,
 ) {
     let config = match tls.get() {
@@ -82,16 +83,31 @@ async fn connection(
         Err(_) => return,
     };
     let peer = Peer::of(stream.get_ref().1.peer_certificates());
-    let routes =
-        routes.layer(Extension(peer)).layer(from_fn(pause_refusals)).layer(from_fn(send_away));
+    if peer.kube_scheduler && visitor.is_scheduler().is_err() {
+        tracing::warn!("connection closed: kube-scheduler has too many");
+        return;
+    }
+    let visitor = Arc::new(visitor);
+    let routes = routes
+        .layer(Extension(peer))
+        .layer(Extension(Arc::clone(&visitor)))
+        .layer(from_fn(pause_refusals))
+        .layer(from_fn(send_away));
     let service = TowerToHyperService::new(routes);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_LIMIT)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
+    let unknown = async {
+        sleep(STRANGERS_STAY).await;
+        if !visitor.is_stranger() {
+            std::future::pending::<()>().await;
+        }
+    };
     let served = tokio::select! {
         served = connection.as_mut() => served,
+        () = unknown => return,
         () = shutdown.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await

@@ -11,6 +11,7 @@ mod effects;
 mod endpoint;
 mod files;
 mod http;
+mod lanes;
 mod lease;
 mod metrics;
 mod moves;
@@ -23,6 +24,7 @@ mod sign;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod visitors;
 mod watch;
 
 use std::pin::pin;

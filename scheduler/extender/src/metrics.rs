@@ -1,6 +1,8 @@
 //! What is counted. Names are the reference's where it has one.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -10,6 +12,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use scheduler_ledger::{Amount, NodeLevel};
+use scheduler_protocol::Outcome;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByMethod {
@@ -102,6 +105,8 @@ pub(crate) struct Metrics {
     node_cpu: Level,
     node_mem: Level,
     waiting: Family<ByNode, Gauge>,
+    /// Nodes with results: what is not counted any more is forgotten with the node.
+    answered: Arc<Mutex<BTreeSet<String>>>,
     leader: Gauge,
     epoch: Gauge<u64, AtomicU64>,
 }
@@ -123,6 +128,7 @@ impl Metrics {
             node_cpu: Family::default(),
             node_mem: Family::default(),
             waiting: Family::default(),
+            answered: Arc::default(),
             leader: Gauge::default(),
             epoch: Gauge::default(),
         };
@@ -171,7 +177,7 @@ impl Metrics {
         );
         registry.register(
             "growths_waiting",
-            "Growths that wait for room, by node",
+            "Growths that were not begun yet, by node: they wait for room, or for what their pod has to be known",
             this.waiting.clone(),
         );
         registry.register("leader", "1 while this process leads", this.leader.clone());
@@ -197,13 +203,19 @@ impl Metrics {
 
     pub(crate) fn decided(
         &self,
-        outcome: &'static str,
+        outcome: Outcome,
         reason: &'static str,
         node: &str,
         took: Duration,
     ) {
+        let outcome = outcome.label();
         let labels = ByCodeAndNode { code: outcome, node: node.to_owned() };
         self.resource_requests_results.get_or_create(&labels).inc();
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        if !answered.contains(node) {
+            answered.insert(node.to_owned());
+        }
+        drop(answered);
         self.permit_decisions.get_or_create(&ByReason { reason }).inc();
         self.permit_duration.get_or_create(&ByOutcome { outcome }).observe(took.as_secs_f64());
     }
@@ -221,6 +233,17 @@ impl Metrics {
 
     /// Levels of all nodes; those of nodes that are gone vanish.
     pub(crate) fn nodes(&self, levels: &[(String, NodeLevel)], watermark: f64) {
+        let known: BTreeSet<&str> = levels.iter().map(|(name, _)| name.as_str()).collect();
+        let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        answered.retain(|node| {
+            let stays = known.contains(node.as_str());
+            for outcome in Outcome::ALL.iter().filter(|_| !stays) {
+                let labels = ByCodeAndNode { code: outcome.label(), node: node.clone() };
+                self.resource_requests_results.remove(&labels);
+            }
+            stays
+        });
+        drop(answered);
         self.node_cpu.clear();
         self.node_mem.clear();
         self.waiting.clear();
@@ -260,7 +283,7 @@ mod tests {
     fn names_are_the_references_and_nodes_vanish() {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
-        metrics.decided("granted", "kubelet_allocated", "n2", Duration::from_millis(60));
+        metrics.decided(Outcome::Granted, "kubelet_allocated", "n1", Duration::from_millis(60));
         metrics.request(200);
         metrics.extension_call("filter", "error");
         let mut ledger = Ledger::new(Settings::default());
@@ -290,7 +313,7 @@ mod tests {
             "autoscaling_plugin_permit_decisions_total{reason=\"kubelet_allocated\"} 1",
             "autoscaling_plugin_resource_requests_total{code=\"200\"} 1",
             "autoscaling_plugin_extension_call_fails_total{method=\"filter\"} 1",
-            "autoscaling_plugin_resource_requests_results_total{code=\"granted\",node=\"n2\"} 1",
+            "autoscaling_plugin_resource_requests_results_total{code=\"granted\",node=\"n1\"} 1",
             "autoscaling_plugin_permit_duration_seconds_count{outcome=\"granted\"} 1",
         ] {
             assert!(shown.contains(line), "{line} in\n{shown}");

@@ -30,11 +30,15 @@ use crate::convert;
 use crate::core::{Command, Ended, Unbound};
 use crate::effects::{CallError, Effects, millis};
 use crate::tls::Peer;
+use crate::visitors::Visitor;
 
 /// So many permits at a time.
 pub(crate) const MAX_PERMITS: usize = 1024;
 /// A body is waited for so long.
 const BODY_LIMIT: Duration = Duration::from_secs(5);
+
+/// A binding of unknown end is looked for after this.
+const LATE_BINDING: Duration = Duration::from_secs(1);
 
 /// What the handlers share.
 pub(crate) struct Shared {
@@ -76,9 +80,13 @@ impl From<Ended> for Refused {
     }
 }
 
-async fn permit(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+async fn permit(
+    State(shared): State<Arc<Shared>>,
+    Extension(visitor): Extension<Arc<Visitor>>,
+    request: Request,
+) -> Response {
     let started = Instant::now();
-    let answered = answer_permit(&shared, request, started).await;
+    let answered = answer_permit(&shared, &visitor, request, started).await;
     let code = answered.as_ref().map_or_else(|refused| refused.0.code.status(), |_| 200);
     shared.effects.metrics.request(code);
     match answered {
@@ -93,12 +101,16 @@ async fn permit(State(shared): State<Arc<Shared>>, request: Request) -> Response
 
 async fn answer_permit(
     shared: &Shared,
+    visitor: &Visitor,
     request: Request,
     started: Instant,
 ) -> Result<PermitAnswer, Refused> {
     // Who asks is known before a byte of the body is read, and before the request takes the place of another.
     let caller = shared.agents.caller(request.headers()).await;
     let caller = caller.map_err(|err| Refused::new(err.code(), err.to_string()))?;
+    if visitor.is_agent_of(&caller.node).is_err() {
+        return Err(Refused::new(RefusalCode::Busy, "the node has too many connections"));
+    }
     let Ok(_turn) = shared.permits.try_acquire() else {
         return Err(Refused::new(RefusalCode::Busy, "too many requests at a time"));
     };
@@ -117,12 +129,7 @@ async fn answer_permit(
     };
     let (answer, why) = shared.effects.core.ask(|reply| Command::Permit { asked, reply }).await?;
     let answer = signed(shared, &request, answer)?;
-    shared.effects.metrics.decided(
-        answer.outcome.label(),
-        why.label(),
-        &caller.node,
-        started.elapsed(),
-    );
+    shared.effects.metrics.decided(answer.outcome, why.label(), &caller.node, started.elapsed());
     tracing::info!(
         vm = request.vm.name, namespace = request.vm.namespace, generation = request.generation,
         outcome = answer.outcome.label(), why = why.label(), want = %request.want,
@@ -290,6 +297,14 @@ async fn bind((State(shared), Extension(peer), body): Call) -> Response {
     .await
 }
 
+fn pod_of(args: &BindingArgs) -> ObjectRef {
+    ObjectRef {
+        namespace: args.pod_namespace.clone(),
+        name: args.pod_name.clone(),
+        uid: args.pod_uid.clone(),
+    }
+}
+
 async fn bind_pod(shared: &Shared, args: &BindingArgs) -> Result<Result<(), String>, Refused> {
     let ask = || {
         let (pod_uid, node) = (args.pod_uid.clone(), args.node.clone());
@@ -298,12 +313,7 @@ async fn bind_pod(shared: &Shared, args: &BindingArgs) -> Result<Result<(), Stri
     let mut allowed = ask().await?;
     if matches!(allowed, Err(Unbound::UnknownPod)) {
         // kube-scheduler's watch was faster than ours.
-        let pod = ObjectRef {
-            namespace: args.pod_namespace.clone(),
-            name: args.pod_name.clone(),
-            uid: args.pod_uid.clone(),
-        };
-        shared.effects.look_up(&pod).await;
+        shared.effects.look_up(&pod_of(args)).await;
         allowed = ask().await?;
     }
     let epoch = match allowed {
@@ -320,6 +330,9 @@ async fn bind_pod(shared: &Shared, args: &BindingArgs) -> Result<Result<(), Stri
     // Without the API server's word the pod may be bound after all: it counts until somebody knows.
     if matches!(err.status(), Some(400..=499)) || matches!(err, CallError::NotHeld) {
         shared.effects.core.tell(Event::PlacingFailed(args.pod_uid.clone())).await?;
+    } else {
+        // If it is bound, that is known soon; the word that it is not counts later, when nothing can be under way any more.
+        shared.effects.look_up_after(LATE_BINDING, pod_of(args));
     }
     Ok(Err(Chain(&err).to_string()))
 }

@@ -25,6 +25,7 @@ use crate::config::{Config, Policy};
 use crate::core::{Inbox, Known, Owner};
 use crate::effects::Effects;
 use crate::endpoint::Endpoint;
+use crate::lanes::{Lanes, Newest};
 use crate::lease::{Candidate, LeaseState};
 use crate::metrics::Metrics;
 use crate::plain::{Health, Scrape};
@@ -111,6 +112,9 @@ async fn open(
         fenced: fenced.clone(),
         metrics: metrics.clone(),
         limit: policy.call_limit,
+        lanes: Arc::new(Lanes::new()),
+        fences: Newest::default(),
+        requested: Newest::default(),
     };
     let shared = Arc::new(Shared {
         agents: Authenticator::new(client.clone(), policy.call_limit),

@@ -39,10 +39,12 @@ use tokio_util::task::TaskTracker;
 use crate::auth::Authenticator;
 use crate::core::{Command, Core, Known, Owner};
 use crate::effects::{CallError, Effects};
+use crate::lanes::{Lanes, Newest};
 use crate::lease::{Candidate, LeaseState};
 use crate::metrics::Metrics;
 use crate::routes::{MAX_PERMITS, Shared};
 use crate::sign::Signer;
+use crate::visitors::Visitor;
 use crate::{core, http as server, routes, sign, tls};
 
 const GIB: u64 = 1 << 30;
@@ -157,6 +159,11 @@ fn file(name: &str, content: &str) -> PathBuf {
 }
 
 async fn extender(name: &str) -> Extender {
+    extender_with(name, Settings { confirm_pod: Duration::from_millis(500), ..Settings::default() })
+        .await
+}
+
+async fn extender_with(name: &str, settings: Settings) -> Extender {
     let (calls, answers) = (Calls::default(), Answers::default());
     let (seen, given) = (Arc::clone(&calls), Arc::clone(&answers));
     let service =
@@ -169,7 +176,6 @@ async fn extender(name: &str) -> Extender {
         file(&format!("{name}.key"), &key),
         file(&format!("{name}.ca"), &authority.issuer.pem()),
     ));
-    let settings = Settings { confirm_pod: Duration::from_millis(500), ..Settings::default() };
     let (core, inbox) = core::channel(settings);
     let (tasks, shutdown) = (TaskTracker::new(), CancellationToken::new());
     let (known, lease, signer) =
@@ -187,6 +193,9 @@ async fn extender(name: &str) -> Extender {
         fenced: fenced.clone(),
         metrics: metrics.clone(),
         limit,
+        lanes: Arc::new(Lanes::new()),
+        fences: Newest::default(),
+        requested: Newest::default(),
     };
     let shared = Arc::new(Shared {
         agents: Authenticator::new(client.clone(), limit),
@@ -219,6 +228,15 @@ async fn extender(name: &str) -> Extender {
     }
 }
 
+/// The control of measurements: whoever asks is let in, as an agent is.
+async fn echoed(
+    axum::Extension(visitor): axum::Extension<Arc<Visitor>>,
+    body: axum::body::Bytes,
+) -> axum::body::Bytes {
+    let _let_in = visitor.is_agent_of("echo");
+    body
+}
+
 type Connection = hyper::client::conn::http1::Connection<
     TokioIo<tokio_rustls::client::TlsStream<TcpStream>>,
     Full<axum::body::Bytes>,
@@ -229,6 +247,14 @@ impl Extender {
     async fn dial(
         &self,
         address: SocketAddr,
+        identity: Option<&(String, String)>,
+    ) -> Result<(Sender, Connection), BoxError> {
+        self.speak(TcpStream::connect(address).await?, identity).await
+    }
+
+    async fn speak(
+        &self,
+        stream: TcpStream,
         identity: Option<&(String, String)>,
     ) -> Result<(Sender, Connection), BoxError> {
         let mut roots = rustls::RootCertStore::empty();
@@ -244,7 +270,6 @@ impl Extender {
             )?,
             None => config.with_no_client_auth(),
         };
-        let stream = TcpStream::connect(address).await?;
         let connector = TlsConnector::from(Arc::new(config));
         let stream = connector.connect(ServerName::try_from("localhost")?, stream).await?;
         Ok(hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?)

@@ -160,6 +160,9 @@ pub enum Outcome {
 }
 
 impl Outcome {
+    /// Every one.
+    pub const ALL: [Self; 3] = [Self::Granted, Self::Partial, Self::Denied];
+
     /// Fixed text for logs and metrics.
     pub fn label(self) -> &'static str {
         match self {

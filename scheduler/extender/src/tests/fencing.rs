@@ -268,3 +268,24 @@ async fn a_fence_writes_a_condition_that_is_another_each_time() {
     }
     assert_ne!(fences()[0], fences()[1]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_binding_of_unknown_end_is_looked_for_at_once() {
+    let extender = extender_with("late-binding", Settings::default()).await;
+    extender.running().await;
+    extender.core.tell(Event::Pod(waiting())).await.unwrap();
+    let identity =
+        extender.authority.issue(KUBE_SCHEDULER_SAN, ExtendedKeyUsagePurpose::ClientAuth);
+    let status = json!({"kind": "Status", "status": "Failure", "code": 504, "reason": "Timeout", "message": ""});
+    extender.answer(Method::POST, "/pods/o1/binding", 504, status);
+    let args = json!({"PodName": "o1", "PodNamespace": "default", "PodUID": "o1", "Node": "n1"});
+    let bind = extender.request(Some(&identity), "/scheduler/bind", None, args.to_string());
+    let (_, answer) = bind.await.unwrap();
+    assert!(answer["Error"].as_str().is_some_and(|error| !error.is_empty()), "{answer}");
+    let begun = Instant::now();
+    let looked =
+        |call: &(Method, String, Value)| call.0 == Method::GET && call.1.ends_with("/pods/o1");
+    extender.until("the look at the pod", looked, || async { true }).await;
+    // The ledger itself asks after half a minute.
+    assert!(begun.elapsed() < Settings::default().confirm_pod / 3);
+}

@@ -98,7 +98,7 @@ async fn permits(extender: &Extender, generation: &mut u64) -> (Duration, Durati
 async fn echo(extender: &Extender) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let routes = axum::Router::new().route("/echo", post(|body: axum::body::Bytes| async { body }));
+    let routes = axum::Router::new().route("/echo", post(echoed));
     let (files, stop) = (Arc::clone(&extender.files), extender.shutdown.clone());
     let serving = server::serve(listener, files, routes, extender.tasks.clone(), stop);
     let _server = extender.tasks.spawn(serving);

@@ -8,6 +8,7 @@ use scheduler_protocol::PermitRequest;
 use tower::util::ServiceExt as _;
 
 use super::*;
+use crate::visitors::Visitors;
 
 /// Small numbers from a seed, one after the other (splitmix64).
 struct Dice(u64);
@@ -196,11 +197,14 @@ async fn grown() -> Extender {
 async fn fuzz(seeds: std::ops::Range<u64>) -> u64 {
     let (extender, goods) = (grown().await, goods());
     let router = routes::router(Arc::clone(&extender.shared));
+    let visitor = Arc::new(Arc::new(Visitors::new()).enter([127, 0, 0, 1].into()).unwrap());
     let books = || extender.core.read(scheduler_ledger::Ledger::dump).unwrap();
     let (mut answered, mut before) = (0, books());
     for seed in seeds {
         let Mutant { path, token, body } = mutant(&goods, seed);
-        let mut request = Request::post(path).extension(tls::Peer { kube_scheduler: true });
+        let mut request = Request::post(path)
+            .extension(tls::Peer { kube_scheduler: true })
+            .extension(Arc::clone(&visitor));
         if let Some(token) = token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
         }

@@ -1,6 +1,7 @@
 //! What a caller may take from others, and what is kept about them.
 
 use super::*;
+use crate::visitors::{STRANGERS_OF_ONE, STRANGERS_STAY};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_an_agent_takes_the_place_of_a_permit() {
@@ -82,4 +83,53 @@ async fn each_kind_of_bad_request_has_its_refusal_and_changes_nothing() {
     }
     let (status, _) = extender.request(None, "/v1/permit", ours, good).await.unwrap();
     assert_eq!(status, StatusCode::OK);
+}
+
+/// As an agent on its own connection, from this address.
+async fn agent(extender: &Extender, from: &str) -> Sender {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
+    let stream = socket.connect(extender.address).await.unwrap();
+    let (sender, connection) = extender.speak(stream, None).await.unwrap();
+    let _connection = extender.tasks.spawn(connection);
+    sender
+}
+
+async fn asks(sender: &mut Sender, generation: u64) -> StatusCode {
+    let body = permit(generation, "1").to_string();
+    let request = Request::post("/v1/permit").header("host", "localhost");
+    let request = request.header("authorization", "Bearer agent-n1");
+    sender.ready().await.unwrap();
+    let response = sender.send_request(request.body(Full::new(body.into())).unwrap()).await;
+    response.unwrap().status()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_keep_no_agent_out_and_do_not_stay() {
+    let extender = extender("strangers").await;
+    extender.running().await;
+    let mut known = agent(&extender, "127.0.0.1").await;
+    assert_eq!(asks(&mut known, 1).await, StatusCode::OK);
+    let came = Instant::now();
+    let mut strangers = Vec::new();
+    for _ in 0..STRANGERS_OF_ONE {
+        strangers.push(TcpStream::connect(extender.address).await.unwrap());
+    }
+    let closed = async |stranger: &mut TcpStream| {
+        let mut byte = [0];
+        matches!(tokio::io::AsyncReadExt::read(stranger, &mut byte).await, Ok(0) | Err(_))
+    };
+    let mut more = TcpStream::connect(extender.address).await.unwrap();
+    assert!(closed(&mut more).await);
+    assert!(came.elapsed() < STRANGERS_STAY, "that one was not let in at all");
+    assert_eq!(asks(&mut known, 2).await, StatusCode::OK);
+    let mut elsewhere = agent(&extender, "127.0.0.2").await;
+    assert_eq!(asks(&mut elsewhere, 3).await, StatusCode::OK);
+    for stranger in &mut strangers {
+        assert!(closed(stranger).await);
+    }
+    let (mut silent, connection) = extender.dial(extender.address, None).await.unwrap();
+    let _ended = connection.await;
+    assert!(silent.ready().await.is_err(), "it has said nothing for too long");
+    assert_eq!(asks(&mut known, 4).await, StatusCode::OK, "whoever is known stays");
 }

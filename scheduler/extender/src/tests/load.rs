@@ -101,7 +101,7 @@ async fn controls(extender: &Extender) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     let (one, other) = (extender.core.clone(), extender.core.clone());
     let routes = Router::new()
-        .route("/echo", post(|body: Body_| async { body }))
+        .route("/echo", post(echoed))
         .route("/filter", post(|body: Body| naive_filter(one, body)))
         .route("/prioritize", post(|body: Body| naive_prioritize(other, body)));
     let (files, stop) = (Arc::clone(&extender.files), extender.shutdown.clone());
