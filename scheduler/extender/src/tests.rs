@@ -44,7 +44,6 @@ use crate::lease::{Candidate, LeaseState};
 use crate::metrics::Metrics;
 use crate::routes::{MAX_PERMITS, Shared};
 use crate::sign::Signer;
-use crate::visitors::Visitor;
 use crate::{core, http as server, routes, sign, tls};
 
 const GIB: u64 = 1 << 30;
@@ -226,15 +225,6 @@ async fn extender_with(name: &str, settings: Settings) -> Extender {
         tasks,
         shutdown,
     }
-}
-
-/// The control of measurements: whoever asks is let in, as an agent is.
-async fn echoed(
-    axum::Extension(visitor): axum::Extension<Arc<Visitor>>,
-    body: axum::body::Bytes,
-) -> axum::body::Bytes {
-    let _let_in = visitor.is_agent_of("echo");
-    body
 }
 
 type Connection = hyper::client::conn::http1::Connection<

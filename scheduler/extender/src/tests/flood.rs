@@ -8,6 +8,7 @@
 
 use axum::routing::post;
 
+use super::load::echoed;
 use super::*;
 
 const ROUNDS: usize = 5;

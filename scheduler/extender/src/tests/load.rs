@@ -17,6 +17,7 @@ use k8s_openapi::api::core::v1::Node;
 use serde::Deserialize;
 
 use super::*;
+use crate::visitors::Visitor;
 
 const ROUNDS: usize = 5;
 const NODES: usize = 10_000;
@@ -108,6 +109,15 @@ async fn controls(extender: &Extender) -> SocketAddr {
     let serving = server::serve(listener, files, routes, extender.tasks.clone(), stop);
     let _server = extender.tasks.spawn(serving);
     address
+}
+
+/// The control of measurements: whoever asks is let in, as an agent is.
+pub(super) async fn echoed(
+    axum::Extension(visitor): axum::Extension<Arc<Visitor>>,
+    body: axum::body::Bytes,
+) -> axum::body::Bytes {
+    let _let_in = visitor.is_agent_of("echo");
+    body
 }
 
 fn node_name(index: usize) -> String {
