@@ -281,7 +281,7 @@ impl PodBook {
     /// It may also be no such conflict: API servers say the same of a quota that many change at once, and admission webhooks as they like.
     pub(crate) fn raced(&mut self, number: u64, now: Moment) {
         if let Some(order) = self.take_unanswered(number) {
-            self.not_before = now + TRY_AGAIN * (1 << self.races.min(10));
+            self.not_before = now + TRY_AGAIN * (1 << self.races.min(8));
             self.races = self.races.saturating_add(1);
             self.may_arrive(order);
         }
@@ -309,7 +309,7 @@ impl PodBook {
 const LEASE_AGAIN: std::time::Duration = std::time::Duration::from_secs(5);
 /// The longest time between them.
 const LEASE_AGAIN_LONGEST: std::time::Duration = std::time::Duration::from_secs(600);
-/// Between two attempts at an order that met another version of the pod, to begin with; doubled each time, up to 20 s.
+/// Between two attempts at an order that met another version of the pod, to begin with; doubled each time, up to 5 s: a growth may wait behind a lease that meets it.
 const TRY_AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
 /// Between two attempts without the lease: meanwhile it is renewed, or known to be lost.
 pub(crate) const TRY_RENEWED: std::time::Duration = std::time::Duration::from_secs(1);
@@ -482,7 +482,7 @@ mod tests {
             pauses.push(pod.not_before.since(now).as_millis());
             now = pod.not_before;
         }
-        assert_eq!(pauses, [20, 40, 80, 160, 320, 640, 1280, 2560, 5120, 10240, 20480, 20480]);
+        assert_eq!(pauses, [20, 40, 80, 160, 320, 640, 1280, 2560, 5120, 5120, 5120, 5120]);
         pod.ordered(amount(100), 13);
         pod.accepted(13, 2);
         pod.see(facts(100, 100, 2, 2));

@@ -11,7 +11,7 @@
 //! kubelet, kube-scheduler, QEMU and the guest's kernel, with latencies and faults. Messages take time, drawn from
 //! distributions; requests have deadlines, streams keep their order. All randomness comes from the seed.
 //!
-//! Not modelled: migrations.
+//! Not modelled: migrations, and agents and extenders a version of the permits apart.
 
 mod agent;
 mod api;

@@ -245,7 +245,9 @@ fn build(what: Option<Part>) -> Result<()> {
     let progress = Progress::new(&cache, 2);
     if what.is_none_or(|part| part == Part::Kubernetes) {
         let binaries = artifacts::go::ensure(&cache, &progress)?;
-        small_images::ensure(&cache, &progress, &binaries)?;
+        for (name, path) in small_images::ensure(&cache, &progress, &binaries)? {
+            say!("{name} {}", path.display());
+        }
     }
     if what == Some(Part::Kernel) {
         say!("{}", artifacts::kernel::ensure(&cache, &progress)?.display());

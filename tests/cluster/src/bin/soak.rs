@@ -1,4 +1,4 @@
-//! `cargo soak`: what takes longer than a person or CI waits. Many more random cases of every property test, then the
+//! `cargo soak`: what takes longer than a person or CI waits. Many more random cases of the property tests of units, codecs and brains, then the
 //! scenarios of the real cluster in turn, again and again, until the time is up.
 
 use std::process::ExitCode;
