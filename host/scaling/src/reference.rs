@@ -44,6 +44,7 @@
 //! | X65 | a shrink starts while a notice is in flight | the notice ends first | `no_shrink_begins_while_a_notice_is_in_flight` |
 //! | X66 | the scheduler hears less than a growth in flight will use | it hears of what is in flight | `the_scheduler_hears_of_what_is_in_flight` |
 //! | X67 | a target of zero makes a goal infinite, which ends as the smallest size | refused; a goal saturates upwards | `config::tests::what_would_crash_or_divide_by_zero_is_refused`, `goal::tests::absurd_metrics_saturate` |
+//! | | a share of 0 or below for the cache, and zones below 0, are taken: goals without end, or below 0 | refused | `config::tests::what_would_crash_or_divide_by_zero_is_refused` |
 //! | X68 | cache windows drive the goal after their metrics were switched off | dropped at once | `goal::tests::windows_count_only_while_they_are_enabled`, `the_working_set_of_the_cache_counts_until_its_metrics_are_off` |
 //! | | the next step down begins before the hypervisor has made the last one | it waits for it | `down_one_unit_for_each_agreement_and_without_a_calm_spell` |
 //! | | load, memory and cache are asked for over HTTP every 5 and 15 s | the guest says them about once a second | |

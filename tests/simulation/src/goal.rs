@@ -4,8 +4,9 @@
 //! "memoryUsageBytes":…,"memoryCachedBytes":…},"lfc":{"approximateWorkingSetSizeBuckets":[…],"cacheHits":…,"cacheMisses":…,
 //! "cacheWrites":…}|null}`. Fields of `config` that are absent have the values that the reference ships.
 //!
-//! Out: `{"goalCU":n,"components":{"cpu":…,"mem":…,"lfc":…|null}}` in compute units, before rounding; or, in its place,
-//! `{"error":"…"}` with the field that is wrong.
+//! Out: `{"goalCU":n,"components":{"cpu":…,"mem":…,"lfc":…|null}}` in compute units, before rounding (`lfc` is `null` where the
+//! cache's metrics are off or missing, and 0 where there are too few windows); or, in its place, `{"error":"…"}` with the field that is
+//! wrong. Lines without anything have no answer.
 
 use guest_units::{Bytes, MilliCpu};
 use host_scaling::reference::{
@@ -25,12 +26,13 @@ struct Line {
     lfc: Option<Cache>,
 }
 
+/// Quantities, as numbers or texts: what is finer than a thousandth of a CPU or a byte rounds up.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Unit {
     #[serde(rename = "vCPUs")]
-    vcpus: f64,
-    mem: f64,
+    vcpus: MilliCpu,
+    mem: Bytes,
 }
 
 #[derive(Debug, Deserialize)]
@@ -61,22 +63,20 @@ struct Cache {
 
 /// The answer to a line.
 #[must_use]
-pub fn answer(line: &str) -> Value {
+pub fn answer(line: &[u8]) -> Value {
     judge(line).unwrap_or_else(|error| json!({ "error": error }))
 }
 
-fn judge(line: &str) -> Result<Value, String> {
-    let Line { config, compute_unit, system, lfc } =
-        serde_json::from_str(line).map_err(|err| err.to_string())?;
+fn judge(line: &[u8]) -> Result<Value, String> {
+    let Line { mut config, compute_unit, system, lfc } =
+        serde_json::from_slice(line).map_err(|err| err.to_string())?;
+    // As in the agent's annotations.
+    config.retain(|_, value| !value.is_null());
     let config = ReferenceConfig::default().with(&config).map_err(|problems| {
         let named: Vec<_> = problems.iter().map(|problem| format!("config.{problem}")).collect();
         named.join("; ")
     })?;
-    let milli = whole("computeUnit.vCPUs", (compute_unit.vcpus * 1000.0).round())?;
-    let unit = ComputeUnit {
-        cpu: MilliCpu(u32::try_from(milli).unwrap_or(u32::MAX)),
-        memory: Bytes(whole("computeUnit.mem", compute_unit.mem)?),
-    };
+    let unit = ComputeUnit { cpu: compute_unit.vcpus, memory: compute_unit.mem };
     if unit.cpu == MilliCpu::ZERO || unit.memory == Bytes::ZERO {
         return Err("computeUnit: vCPUs and mem must be above 0".to_owned());
     }
@@ -93,6 +93,9 @@ fn judge(line: &str) -> Result<Value, String> {
     let cache = windows.as_deref().map(|pages| CacheMetrics { working_set_pages: pages });
     let Goal { units, components, .. } = goal(&config, unit, Some(&system), cache);
     let Components { cpu, memory, cache } = components;
+    // JSON knows no infinity.
+    let told = |part: f64| part.min(f64::MAX);
+    let (cpu, memory, cache) = (told(cpu), told(memory), cache.map(told));
     Ok(json!({ "goalCU": units, "components": { "cpu": cpu, "mem": memory, "lfc": cache } }))
 }
 
@@ -126,7 +129,7 @@ mod tests {
         for (pointer, value) in changes {
             *line.pointer_mut(pointer).unwrap() = value.clone();
         }
-        answer(&line.to_string())
+        answer(line.to_string().as_bytes())
     }
 
     #[test]
@@ -135,6 +138,37 @@ mod tests {
         assert_eq!(answer["goalCU"], 2);
         assert!((answer["components"]["cpu"].as_f64().unwrap() - 2.4).abs() < 1e-9);
         assert_eq!(answer["components"]["lfc"], Value::Null);
+    }
+
+    #[test]
+    fn numbers_are_read_to_the_last_bit() {
+        let shipped = ("/config", json!({}));
+        for (load, units) in [("1.4625000000000001", 7), ("1.4625", 6), ("0.11249999999999999", 0)]
+        {
+            let load = ("/system/loadAverage1Min", serde_json::from_str(load).unwrap());
+            let none = ("/system/memoryUsageBytes", json!(0));
+            assert_eq!(line(&[shipped.clone(), load.clone(), none])["goalCU"], units, "{load:?}");
+        }
+    }
+
+    #[test]
+    fn a_unit_is_a_size_as_everywhere() {
+        let goal = |vcpus: Value, mem: Value| {
+            line(&[("/computeUnit/vCPUs", vcpus), ("/computeUnit/mem", mem)])
+        };
+        assert_eq!(goal(json!("250m"), json!("1Gi")), line(&[]));
+        assert_eq!(goal(json!(0.2504), json!(1 << 30)), goal(json!("251m"), json!("1Gi")));
+        assert!(goal(json!(-1), json!(1)).get("error").is_some());
+    }
+
+    #[test]
+    fn no_answer_is_without_its_numbers() {
+        let answer = line(&[("/system/loadAverage1Min", json!(1e308))]);
+        assert_eq!(answer["goalCU"], u32::MAX);
+        assert!(answer["components"]["cpu"].is_f64(), "{answer}");
+        let config = ("/config", json!({"enableLFCMetrics": true, "lfcToMemoryRatio": null}));
+        let few = json!({"approximateWorkingSetSizeBuckets": [1, 2], "cacheHits": 1, "cacheMisses": 1, "cacheWrites": 1});
+        assert_eq!(line(&[config, ("/lfc", few)])["components"]["lfc"], 0.0);
     }
 
     #[test]
@@ -165,6 +199,8 @@ mod tests {
             let error = answer["error"].as_str().unwrap_or_default();
             assert!(error.contains(named), "{pointer}: {answer}");
         }
-        assert!(answer("{").get("error").is_some());
+        for line in [&b"{"[..], b"{\"\xff\":1}", b"\xff"] {
+            assert!(answer(line).get("error").is_some(), "{line:?}");
+        }
     }
 }

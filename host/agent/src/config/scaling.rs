@@ -114,7 +114,7 @@ mod tests {
             (r#"{"memoryUsageFractionTarget": 1}"#, Some("memoryUsageFractionTarget: 1 is not")),
             (
                 r#"{"lfcWindowSizeMinutes": 1}"#,
-                Some("lfcWindowSizeMinutes: 1 is not between 2 and 60"),
+                Some("lfcWindowSizeMinutes: 1 is not a whole number from 2"),
             ),
             (
                 r#"{"lfcMinWaitBeforeDownscaleMinutes": 3}"#,

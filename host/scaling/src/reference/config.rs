@@ -16,14 +16,18 @@ const FIELDS: [Field; 10] = [
     ("enableLFCMetrics", Value::is_boolean, "true or false"),
     ("lfcUseLargestWindow", Value::is_boolean, "true or false"),
     ("lfcToMemoryRatio", |v| is(v, |x| x > 0.0), "a number above 0"),
-    (WINDOW, |v| v.as_i64().is_some_and(|x| (2..=60).contains(&x)), "between 2 and 60"),
-    (WAIT, |v| v.as_u64().is_some_and(|x| (2..=u32::MAX.into()).contains(&x)), "2 or above"),
+    (WINDOW, minutes, "a whole number from 2 to 4294967295"),
+    (WAIT, minutes, "a whole number from 2 to 4294967295"),
     ("cpuStableZoneRatio", |v| is(v, |x| x >= 0.0), "0 or above"),
     ("cpuMixedZoneRatio", |v| is(v, |x| x >= 0.0), "0 or above"),
 ];
 
 fn is(value: &Value, right: fn(f64) -> bool) -> bool {
     value.as_f64().is_some_and(right)
+}
+
+fn minutes(value: &Value) -> bool {
+    value.as_u64().is_some_and(|minutes| (2..=u32::MAX.into()).contains(&minutes))
 }
 
 /// The policy's numbers. `Default` is what the reference ships.
@@ -189,6 +193,7 @@ mod tests {
             ("lfcUseLargestWindow", json!(null)),
             ("lfcToMemoryRatio", json!(0)),
             ("lfcWindowSizeMinutes", json!(1)),
+            ("lfcMinWaitBeforeDownscaleMinutes", json!(1_u64 << 32)),
             ("lfcMinWaitBeforeDownscaleMinutes", json!(4)),
             ("lfcMinWaitBeforeDownscaleMinutes", json!(5.5)),
             ("cpuStableZoneRatio", json!(-0.1)),
@@ -199,6 +204,17 @@ mod tests {
             assert_eq!(problems.len(), 1, "{name} {value}: {problems:?}");
             assert!(problems[0].to_string().starts_with(name), "{name} {value}: {problems:?}");
         }
+    }
+
+    #[test]
+    fn more_windows_than_there_ever_are_only_show_no_working_set() {
+        let Value::Object(changes) = json!({"enableLFCMetrics": true, "lfcWindowSizeMinutes": 61,
+            "lfcMinWaitBeforeDownscaleMinutes": u32::MAX})
+        else {
+            panic!("an object")
+        };
+        let config = ReferenceConfig::default().with(&changes).unwrap();
+        assert_eq!(crate::reference::goal::working_set(&config, &[1.0; 60]), None);
     }
 
     #[test]

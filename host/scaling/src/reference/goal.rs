@@ -51,7 +51,7 @@ pub struct Components {
     pub cpu: f64,
     /// From the memory in use, alone and with the cache's working set.
     pub memory: f64,
-    /// From the cache's working set; none without enough windows.
+    /// From the cache's working set: 0 without enough windows, none where its metrics are off or missing.
     pub cache: Option<f64>,
 }
 
@@ -94,7 +94,8 @@ pub(super) fn goal_with(
     let memory_unit = unit.memory.0 as f64;
     let projected_bytes = working_set.map(|set| set.projected_pages * CACHE_PAGE_BYTES);
     let mut components = Components {
-        cache: projected_bytes.map(|bytes| bytes / config.lfc_to_memory_ratio / memory_unit),
+        cache: looked_at
+            .map(|_| projected_bytes.unwrap_or(0.0) / config.lfc_to_memory_ratio / memory_unit),
         ..Components::default()
     };
     if let Some(system) = system {
@@ -244,6 +245,9 @@ mod tests {
         let set = working_set(&largest, &pages).unwrap();
         assert!((set.estimate_pages - 435_000.0).abs() < 1.0);
         assert_eq!(working_set(&config, &pages[..8]), None, "fewer windows than are compared");
+        let few = CacheMetrics { working_set_pages: &pages[..8] };
+        let few = super::goal(&config, UNIT, Some(&loads(0.0, 0.0)), Some(few));
+        assert_eq!((few.components.cache, few.working_set, few.complete), (Some(0.0), None, true));
         assert!(working_set(&config, &pages[..9]).is_some());
     }
 

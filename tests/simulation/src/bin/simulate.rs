@@ -75,9 +75,9 @@ fn run(command: Command) -> Result<ExitCode> {
 
 fn goals() -> Result<()> {
     let (input, mut output) = (io::stdin().lock(), io::stdout().lock());
-    for line in input.lines() {
+    for line in input.split(b'\n') {
         let line = line.context("read a line")?;
-        if line.trim().is_empty() {
+        if line.trim_ascii().is_empty() {
             continue;
         }
         match writeln!(output, "{}", goal::answer(&line)) {
