@@ -71,6 +71,8 @@ pub enum Why {
     PermitUnused,
     /// The guest agreed to a smaller size.
     GuestAgreed,
+    /// Growth that is not plugged yet is not wanted any more.
+    GrowthUndone,
     /// Only the approval changed.
     Approval,
     /// The spec asks for what neither permit nor hypervisor has.
@@ -91,6 +93,7 @@ impl Why {
             Self::Statement => "statement",
             Self::PermitUnused => "permit_unused",
             Self::GuestAgreed => "guest_agreed",
+            Self::GrowthUndone => "growth_undone",
             Self::Approval => "approval",
             Self::SpecBeyondPermit => "spec_beyond_permit",
             Self::PlanShrink => "plan_shrink",

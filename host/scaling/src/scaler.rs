@@ -12,7 +12,7 @@ use guest_units::{Moment, Size};
 use self::judgement::{Judgement, size};
 use crate::action::{Action, Actions, Why};
 use crate::decision::{Decision, Outcome, Ring, bounded_reason};
-use crate::event::{Event, Limits, Sample};
+use crate::event::{Event, Limits, Sample, VmView};
 use crate::guest::Guest;
 use crate::peak::Peak;
 use crate::permit::{Answer, Permit, Wanted};
@@ -191,12 +191,15 @@ impl Scaler {
         match self.policy.rules {
             Rules::Headroom(numbers) => self.urgent(&numbers, want, now),
             Rules::Reference(rules) => {
-                let plugged = self.vm.view().map(|view| view.plugged);
-                // What it knew to have when it asked: it may not know yet, or know already what is still going.
-                let base = match (self.guest.told(), plugged) {
-                    (Some(told), Some(plugged)) => told.min(plugged),
-                    (told, plugged) => told.or(plugged).unwrap_or_default(),
-                };
+                let view = self.vm.view();
+                // What it knew to have when it asked: it may not know yet, or know already what is still going, or is about to.
+                let known = [
+                    self.guest.told(),
+                    view.map(|view| view.plugged),
+                    view.map(|view| view.spec),
+                    self.vm.in_flight(),
+                ];
+                let base = known.into_iter().flatten().reduce(Size::min).unwrap_or_default();
                 self.reference.asked(want, base, &rules, now);
             }
         }
@@ -274,7 +277,9 @@ impl Scaler {
         now: Moment,
     ) -> Option<(Action, Why)> {
         let view = self.vm.view()?;
-        let gone = view.plugged.fits_in(view.spec) || self.vm.quiet(now, &self.policy.retries);
+        let retries = &self.policy.retries;
+        let gone = !self.vm.may_come(now, retries)
+            && (view.plugged.fits_in(view.spec) || self.vm.quiet(now, retries));
         let wanted = Wanted { goal: judgement.goal, held: judgement.held };
         self.permit.next(generation, wanted, gone, now)
     }
@@ -298,21 +303,21 @@ impl Scaler {
             return None;
         }
         let approval = self.permit.unwritten();
-        let (size, why) = self.target(view.spec, judgement, now);
+        let (size, why) = self.target(view, judgement, now);
         if size == view.spec && approval.is_none() {
             return None;
         }
         Some((Action::PatchVm { generation, from: view.spec, size, approval }, why))
     }
 
-    /// The spec's next size. Growth stays within the permit; what the VM holds shrinks by agreement only.
-    fn target(&self, spec: Size, judgement: &Judgement, now: Moment) -> (Size, Why) {
-        let Judgement { goal, held, .. } = *judgement;
+    /// The spec's next size. Growth stays within the permit; what the VM has shrinks by agreement only.
+    fn target(&self, view: VmView, judgement: &Judgement, now: Moment) -> (Size, Why) {
+        let (Judgement { goal, held, .. }, VmView { spec, plugged, .. }) = (*judgement, view);
         let usable = self.permit.usable();
         let agreed = self.guest.agreed(now).filter(|_| !self.guest.in_flight());
         let mut why = Why::Approval;
         let mut field =
-            |spec: u64, goal: u64, held: u64, usable: Option<u64>, agreed: Option<u64>| {
+            |[spec, goal, held, plugged]: [u64; 4], usable: Option<u64>, agreed: Option<u64>| {
                 if goal > spec {
                     let grown = goal.min(usable.unwrap_or(0)).max(spec);
                     if grown > spec {
@@ -324,11 +329,11 @@ impl Scaler {
                     return spec;
                 }
                 if held > goal {
-                    // Nothing above what is held needs the guest; below it, only what it agreed to.
-                    let Some(agreed) = agreed else { return spec };
-                    let shrunk = goal.max(agreed).min(spec);
+                    // What is not plugged yet needs no guest; of what is, only that goes to which it agreed.
+                    let least = agreed.map_or(plugged, |agreed| agreed.min(plugged));
+                    let shrunk = goal.max(least).min(spec);
                     if shrunk < spec {
-                        why = Why::GuestAgreed;
+                        why = if shrunk < plugged { Why::GuestAgreed } else { Why::GrowthUndone };
                     }
                     return shrunk;
                 }
@@ -339,16 +344,12 @@ impl Scaler {
                 goal.min(usable.unwrap_or(0)).max(held)
             };
         let cpu = field(
-            u64::from(spec.cpu.0),
-            u64::from(goal.cpu.0),
-            u64::from(held.cpu.0),
+            [spec, goal, held, plugged].map(|size| u64::from(size.cpu.0)),
             usable.map(|usable| u64::from(usable.cpu.0)),
             agreed.map(|agreed| u64::from(agreed.cpu.0)),
         );
         let memory = field(
-            spec.memory.0,
-            goal.memory.0,
-            held.memory.0,
+            [spec, goal, held, plugged].map(|size| size.memory.0),
             usable.map(|usable| usable.memory.0),
             agreed.map(|agreed| agreed.memory.0),
         );
@@ -370,22 +371,24 @@ impl Scaler {
             let tell = Action::TellGuest { generation, plugged: view.plugged };
             return Some((tell, Why::Plugged));
         }
-        let Judgement { goal, held, .. } = *judgement;
-        let shrinks_cpu = goal.cpu < view.spec.cpu && goal.cpu < held.cpu;
-        let shrinks_memory = goal.memory < view.spec.memory && goal.memory < held.memory;
+        let (Judgement { goal, held, .. }, VmView { spec, plugged, .. }) = (*judgement, view);
+        let shrinks_cpu = goal.cpu < spec.cpu && goal.cpu < plugged.cpu;
+        let shrinks_memory = goal.memory < spec.memory && goal.memory < plugged.memory;
         let planned = self.guest.agreed(now).is_some() || !self.vm.may_patch(now);
-        if planned || !(shrinks_cpu || shrinks_memory) {
+        // It would be asked about a size that it does not have yet.
+        let grows = !held.fits_in(plugged) && !self.vm.quiet(now, &self.policy.retries);
+        if planned || grows || !(shrinks_cpu || shrinks_memory) {
             return None;
         }
         // What was agreed before and is still going is not asked again, but is part of the answer; what the guest refuses to give
         // is not, for that must not keep what it can give.
         let refused = self.guest.veto(now).unwrap_or_default();
-        let going = held.min(view.spec.max(refused));
+        let going = plugged.min(spec.max(refused));
         let to = Size {
             cpu: if shrinks_cpu { goal.cpu } else { going.cpu },
             memory: if shrinks_memory { goal.memory } else { going.memory },
         };
-        Some((Action::AskGuest { generation, from: held, to }, Why::PlanShrink))
+        Some((Action::AskGuest { generation, from: plugged, to }, Why::PlanShrink))
     }
 
     fn wake_at(&self, now: Moment) -> Option<Moment> {

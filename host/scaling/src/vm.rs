@@ -27,6 +27,7 @@ pub(crate) struct Vm {
     plugged_changed_at: Option<Moment>,
     cpu_step_at: Option<Moment>,
     memory_step_at: Option<Moment>,
+    undone_at: Option<Moment>,
 }
 
 impl Vm {
@@ -66,6 +67,11 @@ impl Vm {
         steps.all(over) && (reached || self.quiet(now, retries))
     }
 
+    /// A growth was undone before it was seen plugged: it may come yet.
+    pub(crate) fn may_come(&self, now: Moment, retries: &Retries) -> bool {
+        self.undone_at.is_some_and(|at| at + retries.return_settle > now)
+    }
+
     /// The last step down of CPU and memory is complete, or took too long to wait for, and the pause is over.
     pub(crate) fn settled(&self, now: Moment, step_pause: Duration) -> (bool, bool) {
         let Some(view) = self.view else { return (false, false) };
@@ -94,6 +100,12 @@ impl Vm {
             }
             if size.memory < view.spec.memory {
                 self.memory_step_at = Some(now);
+            }
+            let undone_cpu = size.cpu < view.spec.cpu && view.plugged.cpu < view.spec.cpu;
+            let undone_memory =
+                size.memory < view.spec.memory && view.plugged.memory < view.spec.memory;
+            if undone_cpu || undone_memory {
+                self.undone_at = Some(now);
             }
         }
         self.patching = Some(Patching { generation, size, approval });
@@ -132,13 +144,14 @@ impl Vm {
         true
     }
 
-    pub(crate) fn wakes(&self, retries: &Retries) -> [Option<Moment>; 4] {
+    pub(crate) fn wakes(&self, retries: &Retries) -> [Option<Moment>; 5] {
         let settled = |at: Option<Moment>| at.map(|at| at + retries.return_settle);
         [
             self.not_before,
             settled(self.plugged_changed_at),
             settled(self.cpu_step_at),
             settled(self.memory_step_at),
+            settled(self.undone_at),
         ]
     }
 

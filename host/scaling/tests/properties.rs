@@ -34,10 +34,17 @@ fn behaviour() -> impl Strategy<Value = Behaviour> {
         (prop::bool::weighted(0.2), any::<bool>()),
         prop::bool::weighted(0.2),
         prop::bool::weighted(0.2),
-        prop::option::weighted(0.2, 4u64..32),
+        (prop::option::weighted(0.2, 4u64..32), prop::option::weighted(0.3, 1u64..4)),
     )
         .prop_map(
-            |(cap, veto, (permit_fails, permit_lost), patch_fails, guest_fails, stops)| Behaviour {
+            |(
+                cap,
+                veto,
+                (permit_fails, permit_lost),
+                patch_fails,
+                guest_fails,
+                (stops, pieces),
+            )| Behaviour {
                 cap,
                 veto,
                 permit_fails,
@@ -46,6 +53,7 @@ fn behaviour() -> impl Strategy<Value = Behaviour> {
                 guest_fails,
                 patch_races: permit_fails,
                 unplug_stops: stops.map(|stops| Bytes(stops << 28)),
+                pieces: pieces.map(|pieces| Bytes(pieces << 28)),
             },
         )
 }

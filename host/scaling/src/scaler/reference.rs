@@ -88,12 +88,21 @@ impl Scaler {
             None => desired,
         };
         let live = self.guest.live(now, rules.silence);
-        let cpu = down(u64::from(desired.cpu.0), u64::from(base.cpu.0), live, || {
-            u64::from(held.cpu.saturating_sub(rules.unit.cpu).0)
+        let (plugged, going) = match self.vm.view() {
+            // The step before comes in pieces.
+            Some(view) => (
+                view.plugged,
+                !view.plugged.fits_in(view.spec) && !self.vm.quiet(now, &self.policy.retries),
+            ),
+            None => (held, false),
+        };
+        let may = live && !going;
+        let cpu = down(u64::from(desired.cpu.0), u64::from(base.cpu.0), may, || {
+            u64::from(plugged.cpu.saturating_sub(rules.unit.cpu).0)
         });
         let step = rules.unit.memory.max(self.limits.slot);
-        let memory = down(desired.memory.0, base.memory.0, live, || {
-            round_up(held.memory.saturating_sub(step).0, self.limits.slot.0)
+        let memory = down(desired.memory.0, base.memory.0, may, || {
+            round_up(plugged.memory.saturating_sub(step).0, self.limits.slot.0)
         });
         let goal = super::judgement::size(cpu, memory);
         let shrinks = !base.fits_in(desired);
@@ -109,11 +118,11 @@ impl Scaler {
     }
 }
 
-/// The goal of one resource: not below the present size without a guest to ask, and then by one step.
-fn down(desired: u64, base: u64, live: bool, step: impl FnOnce() -> u64) -> u64 {
+/// The goal of one resource: not below the present size without a guest to ask or while it still shrinks, and then by one step.
+fn down(desired: u64, base: u64, may: bool, step: impl FnOnce() -> u64) -> u64 {
     if desired >= base {
         desired
-    } else if live {
+    } else if may {
         desired.max(step()).min(base)
     } else {
         base

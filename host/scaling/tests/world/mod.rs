@@ -43,6 +43,8 @@ pub(crate) struct Behaviour {
     pub(crate) guest_fails: bool,
     /// An unplug stops at this much memory.
     pub(crate) unplug_stops: Option<Bytes>,
+    /// Memory is unplugged, and shown so, in pieces of this.
+    pub(crate) pieces: Option<Bytes>,
 }
 
 pub(crate) struct World {
@@ -268,6 +270,13 @@ impl World {
         let mut plugged = wanted;
         if let Some(floor) = self.behaviour.unplug_stops {
             plugged.memory = plugged.memory.max(floor.min(self.view.plugged.memory));
+        }
+        if let Some(piece) = self.behaviour.pieces {
+            let least = self.view.plugged.memory.saturating_sub(piece);
+            if plugged.memory < least {
+                plugged.memory = least;
+                self.plugs.push_front((self.now + SHOWN_AFTER, wanted));
+            }
         }
         if plugged != wanted && self.plugs.is_empty() {
             self.plugs.push_back((self.now + REPLUG, wanted));
