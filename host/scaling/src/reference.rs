@@ -46,6 +46,16 @@
 //! | X67 | a target of zero makes a goal infinite, which ends as the smallest size | refused; a goal saturates upwards | `config::tests::what_would_crash_or_divide_by_zero_is_refused`, `goal::tests::absurd_metrics_saturate` |
 //! | | a share of 0 or below for the cache, and zones below 0, are taken: goals without end, or below 0 | refused | `config::tests::what_would_crash_or_divide_by_zero_is_refused` |
 //! | X68 | cache windows drive the goal after their metrics were switched off | dropped at once | `goal::tests::windows_count_only_while_they_are_enabled`, `the_working_set_of_the_cache_counts_until_its_metrics_are_off` |
+//! | | what is asked for counts from what the monitor approved | from the least of that, the spec and what is plugged | `what_the_guest_asks_for_counts_from_what_it_agreed_to` |
+//! | | growth that the monitor has not heard of is undone in one patch, to the goal | the same, down to what is plugged; the rest in steps | `a_growth_that_is_not_plugged_is_undone_at_once_and_without_a_question` |
+//! | | metrics outlive the guest's connection: growth goes on without it | they end with it; the VM keeps its size, and asks for no more until it hears of load again | `levels_of_an_earlier_connection_do_not_count` |
+//! | | the first permit request states the spec, and comes after the first change of state | it asks for the goal, at once | `up_at_once_to_the_goal` |
+//! | | what a failed return would have given back is used without asking | it is asked for again, 3 s later: the scheduler may have taken it | `timers_are_the_references` |
+//! | | a statement that failed is repeated at the next one's time | after 3 s, as every request that failed | `timers_are_the_references` |
+//! | | a failed patch is repeated after 5 s | one that met another version of the object after 100 ms; five of these in a row count as a failure | properties: `lost_races_are_repeated_at_once_but_not_without_end` |
+//! | | what the guest agreed to counts until the next notice; a shrink that failed is written again | it counts for 2 s; then the guest is asked again | `the_guest_is_asked_before_a_decrease_and_told_after_an_increase` |
+//! | | a guest that connects has what there is | it is told what is plugged | `the_guest_is_asked_before_a_decrease_and_told_after_an_increase` |
+//! | | a spec that others change is left alone | it follows the goal, and never asks for what neither permit nor hypervisor has | properties: `whatever_happens_calm_brings_the_desired_size` |
 //! | | the next step down begins before the hypervisor has made the last one | it waits for it | `down_one_unit_for_each_agreement_and_without_a_calm_spell` |
 //! | | load, memory and cache are asked for over HTTP every 5 and 15 s | the guest says them about once a second | |
 //! | | a denial makes a VM grow, and be denied again, where CPU and memory are not the same number of units | it holds what there is | `a_veto_never_grows_a_vm` |

@@ -371,13 +371,12 @@ impl Scaler {
             let tell = Action::TellGuest { generation, plugged: view.plugged };
             return Some((tell, Why::Plugged));
         }
-        let (Judgement { goal, held, .. }, VmView { spec, plugged, .. }) = (*judgement, view);
+        // Growth that is not plugged is none of its business.
+        let (goal, VmView { spec, plugged, .. }) = (judgement.goal, view);
         let shrinks_cpu = goal.cpu < spec.cpu && goal.cpu < plugged.cpu;
         let shrinks_memory = goal.memory < spec.memory && goal.memory < plugged.memory;
         let planned = self.guest.agreed(now).is_some() || !self.vm.may_patch(now);
-        // It would be asked about a size that it does not have yet.
-        let grows = !held.fits_in(plugged) && !self.vm.quiet(now, &self.policy.retries);
-        if planned || grows || !(shrinks_cpu || shrinks_memory) {
+        if planned || !(shrinks_cpu || shrinks_memory) {
             return None;
         }
         // What was agreed before and is still going is not asked again, but is part of the answer; what the guest refuses to give
