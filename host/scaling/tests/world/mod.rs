@@ -2,6 +2,8 @@
 //! a guest, each of which answers after a moment. It checks the invariants at every action.
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
+pub(crate) mod reference;
+
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
