@@ -6,9 +6,10 @@
 
 #![expect(clippy::print_stdout, reason = "a table for whoever runs it")]
 
+use axum::middleware::from_fn;
 use axum::routing::post;
 
-use super::load::echoed;
+use super::load::let_in;
 use super::*;
 
 const ROUNDS: usize = 5;
@@ -99,7 +100,9 @@ async fn permits(extender: &Extender, generation: &mut u64) -> (Duration, Durati
 async fn echo(extender: &Extender) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let routes = axum::Router::new().route("/echo", post(echoed));
+    let routes = axum::Router::new()
+        .route("/echo", post(|body: axum::body::Bytes| async { body }))
+        .layer(from_fn(let_in));
     let (files, stop) = (Arc::clone(&extender.files), extender.shutdown.clone());
     let serving = server::serve(listener, files, routes, extender.tasks.clone(), stop);
     let _server = extender.tasks.spawn(serving);

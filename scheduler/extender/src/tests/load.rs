@@ -11,8 +11,9 @@
 #![expect(clippy::print_stdout, reason = "a table for whoever runs it")]
 
 use axum::body::{Bytes as Body_, to_bytes};
+use axum::middleware::{Next, from_fn};
 use axum::routing::post;
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use k8s_openapi::api::core::v1::Node;
 use serde::Deserialize;
 
@@ -102,22 +103,24 @@ async fn controls(extender: &Extender) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     let (one, other) = (extender.core.clone(), extender.core.clone());
     let routes = Router::new()
-        .route("/echo", post(echoed))
+        .route("/echo", post(|body: Body_| async { body }))
         .route("/filter", post(|body: Body| naive_filter(one, body)))
-        .route("/prioritize", post(|body: Body| naive_prioritize(other, body)));
+        .route("/prioritize", post(|body: Body| naive_prioritize(other, body)))
+        .layer(from_fn(let_in));
     let (files, stop) = (Arc::clone(&extender.files), extender.shutdown.clone());
     let serving = server::serve(listener, files, routes, extender.tasks.clone(), stop);
     let _server = extender.tasks.spawn(serving);
     address
 }
 
-/// The control of measurements: whoever asks is let in, as an agent is.
-pub(super) async fn echoed(
-    axum::Extension(visitor): axum::Extension<Arc<Visitor>>,
-    body: axum::body::Bytes,
-) -> axum::body::Bytes {
-    let _let_in = visitor.is_agent_of("echo");
-    body
+/// Controls of measurements: whoever asks is let in, as an agent is.
+pub(super) async fn let_in(
+    Extension(visitor): Extension<Arc<Visitor>>,
+    request: axum::extract::Request,
+    next: Next,
+) -> axum::response::Response {
+    let _let_in = visitor.is_agent_of("control");
+    next.run(request).await
 }
 
 fn node_name(index: usize) -> String {
