@@ -26,6 +26,14 @@ fn is_open(decision: &Decision, now: Moment) -> bool {
     asks && now.since(decision.at) < ANSWERED_WITHIN
 }
 
+/// It wants more since the scheduler has denied something else, and has not asked again yet.
+fn arose_since(last: Option<&Decision>, kind: Kind, plugged: Size, now: Moment) -> bool {
+    last.is_some_and(|last| {
+        let denied = matches!(last.outcome, Outcome::Denied { .. } | Outcome::Partial { .. });
+        denied && of(kind, last.to) <= of(kind, plugged) && now.since(last.at) < ANSWERED_WITHIN
+    })
+}
+
 /// The size that the VM should have: what its brain wants, and no less than its workload needs and the bounds allow. The load
 /// averages that the policy `reference` goes by take minutes to show all CPU that is needed.
 fn due(machine: &Machine, rules: &Rules, desired: Size, plugged: Size, now: Moment) -> Size {
@@ -86,7 +94,10 @@ impl World {
             let last = decisions.iter().rev().find(about).copied();
             !match of(*kind, due).cmp(&of(*kind, plugged)) {
                 Ordering::Equal => true,
-                Ordering::Greater => self.may_lack(machine, *kind, (due, plugged), last),
+                Ordering::Greater => {
+                    arose_since(decisions.last().copied(), *kind, plugged, self.now)
+                        || self.may_lack(machine, *kind, (due, plugged), last)
+                }
                 Ordering::Less => may_exceed(machine, *kind, (due, plugged), last),
             }
         })?;
