@@ -26,12 +26,13 @@ fn is_open(decision: &Decision, now: Moment) -> bool {
     asks && now.since(decision.at) < ANSWERED_WITHIN
 }
 
-/// It wants more since the scheduler has denied something else, and has not asked again yet.
-fn arose_since(last: Option<&Decision>, kind: Kind, plugged: Size, now: Moment) -> bool {
-    last.is_some_and(|last| {
-        let denied = matches!(last.outcome, Outcome::Denied { .. } | Outcome::Partial { .. });
-        denied && of(kind, last.to) <= of(kind, plugged) && now.since(last.at) < ANSWERED_WITHIN
-    })
+/// It wants more since the scheduler has denied something else, and is about to ask again.
+fn arose_since(last: Option<&Decision>, kind: Kind, plugged: Size, asks_soon: bool) -> bool {
+    asks_soon
+        && last.is_some_and(|last| {
+            matches!(last.outcome, Outcome::Denied { .. } | Outcome::Partial { .. })
+                && of(kind, last.to) <= of(kind, plugged)
+        })
 }
 
 /// The size that the VM should have: what its brain wants, and no less than its workload needs and the bounds allow. The load
@@ -87,6 +88,8 @@ impl World {
         };
         let rules = &self.settings.policy.rules;
         let due = due(machine, rules, overview.desired, plugged, self.now);
+        let wake = agent.scaler.next(self.now).wake_at;
+        let asks_soon = wake.is_some_and(|at| at.since(self.now) < ANSWERED_WITHIN);
         let decisions: Vec<_> = agent.scaler.decisions().collect();
         let kind = [Kind::Cpu, Kind::Memory].into_iter().find(|kind| {
             let about =
@@ -95,7 +98,7 @@ impl World {
             !match of(*kind, due).cmp(&of(*kind, plugged)) {
                 Ordering::Equal => true,
                 Ordering::Greater => {
-                    arose_since(decisions.last().copied(), *kind, plugged, self.now)
+                    arose_since(decisions.last().copied(), *kind, plugged, asks_soon)
                         || self.may_lack(machine, *kind, (due, plugged), last)
                 }
                 Ordering::Less => may_exceed(machine, *kind, (due, plugged), last),
