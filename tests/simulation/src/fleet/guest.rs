@@ -518,11 +518,12 @@ impl Guest {
         }
     }
 
-    /// Nothing of the past counts any more.
-    pub(crate) fn settled(&self, now: Moment) -> bool {
+    /// Nothing of the past counts any more. `by_loads`: its host goes by the load averages.
+    pub(crate) fn settled(&self, by_loads: bool, now: Moment) -> bool {
+        let averages = || self.averages.settled(f64::from(self.load.cpu.0) / 1000.0);
         match &self.mind {
-            Mind::Policy(policy) => policy.settled(now),
-            Mind::Detector(_) => self.averages.settled(f64::from(self.load.cpu.0) / 1000.0),
+            Mind::Policy(policy) => policy.settled(now) && (!by_loads || averages()),
+            Mind::Detector(_) => averages(),
         }
     }
 

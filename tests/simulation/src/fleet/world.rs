@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use controller_lifecycle::{Phase, Status};
 use guest_units::{Bytes, Moment, Size};
-use host_scaling::{Limits, Policy};
+use host_scaling::{Limits, Policy, Rules};
 use scheduler_ledger::{Amount, Seal};
 
 use super::agent::Agent;
@@ -414,6 +414,7 @@ impl World {
         // What has failed is tried again sooner than that, and what is asked may fail.
         let calm =
             agent.asking.is_none() && next.wake_at.is_none_or(|at| at > self.now + TRIES_WITHIN);
+        let by_loads = matches!(self.settings.policy.rules, Rules::Reference(_));
         // Until it obeys an approval of this ledger, its agent repeats itself.
         let rests = machine.object.obeyed.is_some_and(|at| at.0 == self.lease.changes)
             && overview.desired == plugged
@@ -421,7 +422,7 @@ impl World {
             && machine.object.spec == plugged
             && machine.object.plugged == Some(plugged)
             && !runner.busy()
-            && machine.guest.settled(self.now)
+            && machine.guest.settled(by_loads, self.now)
             && next.start.is_empty()
             && calm;
         rests.then_some(until)
