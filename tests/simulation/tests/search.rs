@@ -111,7 +111,8 @@ fn no_rule_is_broken() {
 
 #[test]
 fn no_rule_is_broken_with_the_policy_reference() {
-    for seed in 0..20 {
+    // The last three were broken: by a VM that slept while its load averages fell, and where a wish arose while a denial was waited out.
+    for seed in (0..20).chain([171, 1166, 2484]) {
         let run = Run { seed, brain: Brain::Reference, ..Run::default() };
         if let Some(violation) = search(&run).violation {
             panic!("{}", explain(&run, &violation));
