@@ -26,6 +26,13 @@ fn is_open(decision: &Decision, now: Moment) -> bool {
     asks && now.since(decision.at) < ANSWERED_WITHIN
 }
 
+/// By the rules of the reference CPU and memory go together: what one of them does moves the other, and a workload that is killed again
+/// and again moves both. What was decided a moment ago is on its way.
+fn is_moving(rules: &Rules, last: Option<&Decision>, now: Moment) -> bool {
+    let lately = |last: &Decision| last.attempts == 1 && now.since(last.at) < ANSWERED_WITHIN;
+    matches!(rules, Rules::Reference(_)) && last.is_some_and(lately)
+}
+
 /// It wants more since the scheduler has denied something else, and is about to ask again.
 fn arose_since(last: Option<&Decision>, kind: Kind, plugged: Size, asks_soon: bool) -> bool {
     asks_soon
@@ -91,6 +98,10 @@ impl World {
         let wake = agent.scaler.next(self.now).wake_at;
         let asks_soon = wake.is_some_and(|at| at.since(self.now) < ANSWERED_WITHIN);
         let decisions: Vec<_> = agent.scaler.decisions().collect();
+        if is_moving(rules, decisions.last().copied(), self.now) {
+            return None;
+        }
+        let together = matches!(rules, Rules::Reference(_));
         let kind = [Kind::Cpu, Kind::Memory].into_iter().find(|kind| {
             let about =
                 |it: &&&Decision| of(*kind, it.to) != of(*kind, it.from) && !is_open(it, self.now);
@@ -101,7 +112,7 @@ impl World {
                     arose_since(decisions.last().copied(), *kind, plugged, asks_soon)
                         || self.may_lack(machine, *kind, (due, plugged), last)
                 }
-                Ordering::Less => may_exceed(machine, *kind, (due, plugged), last),
+                Ordering::Less => may_exceed(machine, *kind, (due, plugged), last, together),
             }
         })?;
         let last = decisions.last();
@@ -145,16 +156,17 @@ impl World {
     }
 }
 
-/// Whether it is on record why the VM has more than is due: the guest refused to give as much, or the operator says that not all
+/// Whether it is on record why the VM has more than is due: the guest refused to give as much (`together`: of either resource), or the operator says that not all
 /// could be unplugged.
 fn may_exceed(
     machine: &Machine,
     kind: Kind,
     (due, plugged): (Size, Size),
     last: Option<&Decision>,
+    together: bool,
 ) -> bool {
     let vetoed = last.is_some_and(|last| match last.outcome {
-        Outcome::Vetoed { least } => of(kind, least) > of(kind, due),
+        Outcome::Vetoed { least } => of(kind, least) > of(kind, due) || together,
         _ => false,
     });
     vetoed || (blames(machine).is_some() && of(kind, machine.object.spec) < of(kind, plugged))
