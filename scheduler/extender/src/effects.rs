@@ -1,4 +1,4 @@
-//! What the ledger wants done at the API server. Every effect has a deadline and ends in an event.
+//! What the ledger wants done at the API server. Every call waits for its turn, then has a deadline, and ends in an event.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -109,7 +109,7 @@ impl World {
             !match of(*kind, due).cmp(&of(*kind, plugged)) {
                 Ordering::Equal => true,
                 Ordering::Greater => {
-                    arose_since(decisions.last().copied(), *kind, plugged, asks_soon)
+                    (together && arose_since(decisions.last().copied(), *kind, plugged, asks_soon))
                         || self.may_lack(machine, *kind, (due, plugged), last)
                 }
                 Ordering::Less => may_exceed(machine, *kind, (due, plugged), last, together),
@@ -156,8 +156,8 @@ impl World {
     }
 }
 
-/// Whether it is on record why the VM has more than is due: the guest refused to give as much (`together`: of either resource), or the operator says that not all
-/// could be unplugged.
+/// Whether it is on record why the VM has more than is due: the guest refused to give as much (`together`: of either resource), or
+/// the operator says that not all could be unplugged.
 fn may_exceed(
     machine: &Machine,
     kind: Kind,
