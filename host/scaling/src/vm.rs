@@ -67,6 +67,12 @@ impl Vm {
         steps.all(over) && (reached || self.quiet(now, retries))
     }
 
+    /// A step down is on its way; it comes in pieces.
+    pub(crate) fn shrinks(&self, now: Moment, retries: &Retries) -> bool {
+        let over = self.view.is_some_and(|view| !view.plugged.fits_in(view.spec));
+        over && !self.quiet(now, retries)
+    }
+
     /// A growth was undone before it was seen plugged: it may come yet.
     pub(crate) fn may_come(&self, now: Moment, retries: &Retries) -> bool {
         self.undone_at.is_some_and(|at| at + retries.return_settle > now)
@@ -101,10 +107,8 @@ impl Vm {
             if size.memory < view.spec.memory {
                 self.memory_step_at = Some(now);
             }
-            let undone_cpu = size.cpu < view.spec.cpu && view.plugged.cpu < view.spec.cpu;
-            let undone_memory =
-                size.memory < view.spec.memory && view.plugged.memory < view.spec.memory;
-            if undone_cpu || undone_memory {
+            let coming = size.max(view.plugged);
+            if coming.cpu < view.spec.cpu || coming.memory < view.spec.memory {
                 self.undone_at = Some(now);
             }
         }

@@ -8,21 +8,29 @@ use std::time::Duration;
 
 use guest_units::{Bytes, Size};
 use host_scaling::{Action, Event, Why};
+use world::World;
 use world::reference::{NOTHING, UNIT, config, large, run, seconds, system, world};
+
+/// A load comes and goes: what it takes was permitted and written meanwhile, but not plugged. Says where the log was when it went.
+fn wants_for_a_moment(world: &mut World) -> usize {
+    let plugged = world.view.plugged;
+    world.system = system(9000, 0);
+    world.sample(NOTHING);
+    world.until(world.now + Duration::from_millis(50));
+    assert!(world.view.spec == UNIT.times(4) && world.view.plugged == plugged);
+    let before = world.log.len();
+    world.system = system(0, 0);
+    world.sample(NOTHING);
+    before
+}
 
 #[test]
 fn the_scheduler_hears_of_what_is_in_flight() {
     let mut world = world(config());
     run(&mut world, system(300, 0), 1);
     world.behaviour.guest_fails = true;
-    world.system = system(9000, 0);
-    world.sample(NOTHING);
-    // Permitted and written, but not plugged: the load goes. The growth is undone, and given back when nothing of it can come any more.
-    world.until(world.now + Duration::from_millis(50));
-    assert!(world.view.spec == UNIT.times(4) && world.view.plugged == UNIT.times(2));
-    let before = world.log.len();
-    world.system = system(0, 0);
-    world.sample(NOTHING);
+    // The growth is undone, and given back when nothing of it can come any more.
+    let before = wants_for_a_moment(&mut world);
     let undone = world.now;
     world.until(world.now + Duration::from_millis(100));
     assert_eq!(world.view.spec, UNIT.times(2));
@@ -45,13 +53,7 @@ fn the_scheduler_hears_of_what_is_in_flight() {
 fn a_growth_that_is_not_plugged_is_undone_at_once_and_without_a_question() {
     let mut world = world(config());
     run(&mut world, system(0, 0), 5);
-    world.system = system(9000, 0);
-    world.sample(NOTHING);
-    world.until(world.now + Duration::from_millis(50));
-    assert!(world.view.spec == UNIT.times(4) && world.view.plugged == UNIT.times(1));
-    let before = world.log.len();
-    world.system = system(0, 0);
-    world.sample(NOTHING);
+    let before = wants_for_a_moment(&mut world);
     let patches: Vec<_> = world.log[before..]
         .iter()
         .map(|(_, action, why)| match action {

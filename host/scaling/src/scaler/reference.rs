@@ -88,15 +88,8 @@ impl Scaler {
             None => desired,
         };
         let live = self.guest.live(now, rules.silence);
-        let (plugged, going) = match self.vm.view() {
-            // The step before comes in pieces.
-            Some(view) => (
-                view.plugged,
-                !view.plugged.fits_in(view.spec) && !self.vm.quiet(now, &self.policy.retries),
-            ),
-            None => (held, false),
-        };
-        let may = live && !going;
+        let plugged = self.vm.view().map_or(held, |view| view.plugged);
+        let may = live && !self.vm.shrinks(now, &self.policy.retries);
         let cpu = down(u64::from(desired.cpu.0), u64::from(base.cpu.0), may, || {
             u64::from(plugged.cpu.saturating_sub(rules.unit.cpu).0)
         });
