@@ -13,6 +13,7 @@ use scheduler_ledger::{
 use scheduler_protocol::extender::{ContainerView, PodView, Quantities};
 use serde::Deserialize;
 
+use crate::moves::{named_node, only_value};
 use crate::objects::{self, Container, ContainerStatus, Node, Pod, PodSpec, PodStatus, Resources};
 use crate::quantity;
 use crate::sign::Signer;
@@ -73,8 +74,8 @@ pub(crate) fn pod(pod: &Pod) -> Option<PodFacts> {
             .as_ref()
             // One that is being deleted, and waits for its finalizers, is not placed any more.
             .filter(|_| metadata.deletion_timestamp.is_none())
-            .filter(|_| status.is_some_and(unschedulable))
-            .map(|spec| Box::new(demands(pod, spec))),
+            .zip(status.filter(|status| unschedulable(status)))
+            .map(|(spec, status)| Box::new(demands(pod, spec, status))),
         version: metadata.resource_version.as_deref().and_then(|it| it.parse().ok()).unwrap_or(0),
         kind,
     })
@@ -90,21 +91,29 @@ fn unschedulable(status: &PodStatus) -> bool {
 }
 
 /// What an unplaced pod demands of a node beside CPU and memory.
-fn demands(pod: &Pod, spec: &PodSpec) -> Demands {
+fn demands(pod: &Pod, spec: &PodSpec, status: &PodStatus) -> Demands {
     let tolerations = spec.tolerations.iter().map(|it| {
         toleration(it.key.as_ref(), it.operator.as_ref(), it.value.as_ref(), it.effect.as_ref())
     });
+    let term = spec.affinity.term.as_ref();
+    let expressions = term.and_then(|term| term.match_expressions.as_ref()).into_iter().flatten();
+    let expressions = expressions.filter_map(|it| Some(Label::new(&it.key, only_value(it)?)));
     let labels = spec.node_selector.iter().map(|(key, value)| Label::new(key, value));
-    let (labels, tolerations): (Vec<_>, Vec<_>) = (labels.collect(), tolerations.collect());
+    let labels: Vec<_> = labels.chain(expressions).collect();
+    let tolerations: Vec<_> = tolerations.collect();
     let mut class = DefaultHasher::new();
     (&pod.metadata.namespace, &spec.scheduler_name, &labels, &tolerations).hash(&mut class);
-    (spec.affinity, spec.topology_spread_constraints, spec.resource_claims).hash(&mut class);
+    (spec.affinity.digest, spec.topology_spread_constraints, spec.resource_claims).hash(&mut class);
     spec.volumes.hash(&mut class);
     for container in spec.containers.iter().chain(&spec.init_containers) {
         let requests = container.resources.as_ref().and_then(|resources| resources.requests);
         (requests.map(|requests| requests.others), &container.ports).hash(&mut class);
     }
-    Demands { class: class.finish(), labels, tolerations }
+    // Where kube-scheduler has evicted others for it, the room is not for leases.
+    let nominated = status.nominated_node_name.as_deref().filter(|name| !name.is_empty());
+    let node = term.and_then(named_node).or(nominated).map(str::to_owned);
+    node.hash(&mut class);
+    Demands { class: class.finish(), node, labels, tolerations }
 }
 
 fn toleration(
@@ -347,7 +356,7 @@ fn movable(vm: &VirtualMachine) -> Option<Box<Demands>> {
         toleration(it.key.as_ref(), it.operator.as_ref(), it.value.as_ref(), it.effect.as_ref())
     });
     let (labels, tolerations) = (labels.collect(), tolerations.collect());
-    Some(Box::new(Demands { class: 0, labels, tolerations }))
+    Some(Box::new(Demands { labels, tolerations, ..Demands::default() }))
 }
 
 #[cfg(test)]
@@ -592,7 +601,8 @@ mod tests {
         for edit in same {
             assert_eq!(class(edit), all);
         }
-        let other: [&dyn Fn(&mut serde_json::Value); 7] = [
+        let other: [&dyn Fn(&mut serde_json::Value); 8] = [
+            &|it| it["status"]["nominatedNodeName"] = json!("n1"),
             &|it| it["metadata"]["namespace"] = json!("e"),
             &|it| it["spec"]["nodeSelector"]["disk"] = json!("hdd"),
             &|it| it["spec"]["affinity"] = json!({"nodeAffinity": {}}),
@@ -604,6 +614,42 @@ mod tests {
         for edit in other {
             assert_ne!(class(edit).class, all.class);
         }
+    }
+
+    #[test]
+    fn an_affinity_without_an_alternative_is_read() {
+        let read = |terms: serde_json::Value| {
+            let value = json!({
+                "metadata": {"name": "p", "namespace": "d", "uid": "u"},
+                "spec": {"containers": [], "affinity": {"nodeAffinity": {
+                    "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}
+                }}},
+                "status": {"conditions":
+                    [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]}
+            });
+            let object: Pod = serde_json::from_str(&value.to_string()).unwrap();
+            let demands = *pod(&object).unwrap().unplaced.unwrap();
+            (demands.node, demands.labels)
+        };
+        let named = json!({"matchFields": [
+            {"key": "metadata.name", "operator": "In", "values": ["n1"]}
+        ]});
+        assert_eq!(read(json!([named])), (Some("n1".to_owned()), vec![]), "as of a DaemonSet");
+        let labelled = json!({"matchExpressions": [
+            {"key": "kubernetes.io/hostname", "operator": "In", "values": ["n1"]},
+            {"key": "zone", "operator": "In", "values": ["a", "b"]},
+            {"key": "disk", "operator": "NotIn", "values": ["hdd"]},
+            {"key": "gpu", "operator": "Exists"}
+        ]});
+        let host = Label::new("kubernetes.io/hostname", "n1");
+        assert_eq!(read(json!([labelled])), (None, vec![host]));
+        assert_eq!(read(json!([named, labelled])), (None, vec![]), "it may choose");
+        let not = json!({"matchFields": [
+            {"key": "metadata.name", "operator": "NotIn", "values": ["n1"]}
+        ]});
+        assert_eq!(read(json!([not])), (None, vec![]));
+        assert_eq!(read(json!([])), (None, vec![]));
+        assert_eq!(read(json!("no list")), (None, vec![]));
     }
 
     #[test]

@@ -50,9 +50,19 @@ pub(crate) fn facts(migration: &VirtualMachineMigration) -> Option<MigrationFact
 fn only_node(affinity: &NodeAffinity) -> Option<String> {
     let required = affinity.required_during_scheduling_ignored_during_execution.as_ref()?;
     let [term] = &required.node_selector_terms[..] else { return None };
+    named_node(term).map(str::to_owned)
+}
+
+/// The node that a term of an affinity names, if it names one and no other.
+pub(crate) fn named_node(term: &NodeSelectorTerm) -> Option<&str> {
     let [field] = &term.match_fields.as_deref()? else { return None };
-    let [node] = &field.values.as_deref()? else { return None };
-    (field.key == NODE_NAME && field.operator == "In").then(|| node.clone())
+    only_value(field).filter(|_| field.key == NODE_NAME)
+}
+
+/// The value that is demanded, if it is one and no other.
+pub(crate) fn only_value(demand: &NodeSelectorRequirement) -> Option<&str> {
+    let [value] = &demand.values.as_deref()? else { return None };
+    (demand.operator == "In").then_some(value)
 }
 
 fn affinity(node: &str) -> NodeAffinity {

@@ -71,7 +71,7 @@ pub(crate) struct PodSpec {
     #[serde(default)]
     pub(crate) tolerations: Vec<Toleration>,
     #[serde(default)]
-    pub(crate) affinity: Digest,
+    pub(crate) affinity: Affinity,
     #[serde(default)]
     pub(crate) topology_spread_constraints: Digest,
     #[serde(default)]
@@ -128,6 +128,7 @@ pub(crate) struct Resources {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PodStatus {
+    pub(crate) nominated_node_name: Option<String>,
     pub(crate) phase: Option<String>,
     pub(crate) observed_generation: Option<i64>,
     #[serde(default)]
@@ -211,9 +212,41 @@ pub(crate) struct Digest(u64);
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Value::deserialize(deserializer).map(|value| Self::of(&value))
+    }
+}
+
+impl Digest {
+    fn of(value: &Value) -> Self {
         let mut hasher = DefaultHasher::new();
-        Value::deserialize(deserializer)?.to_string().hash(&mut hasher);
-        Ok(Self(hasher.finish()))
+        value.to_string().hash(&mut hasher);
+        Self(hasher.finish())
+    }
+}
+
+/// The affinity of a pod.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Affinity {
+    /// Of all of it.
+    pub(crate) digest: Digest,
+    /// What a node must have, where there is no alternative to it.
+    pub(crate) term: Option<v1::NodeSelectorTerm>,
+}
+
+impl<'de> Deserialize<'de> for Affinity {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        const TERMS: &str =
+            "/nodeAffinity/requiredDuringSchedulingIgnoredDuringExecution/nodeSelectorTerms";
+        let mut all = Value::deserialize(deserializer)?;
+        let digest = Digest::of(&all);
+        let term = match all.pointer_mut(TERMS).map(Value::take) {
+            // One that cannot be read is known by the digest, like alternatives.
+            Some(Value::Array(terms)) if terms.len() == 1 => {
+                terms.into_iter().next().and_then(|term| Deserialize::deserialize(term).ok())
+            }
+            _ => None,
+        };
+        Ok(Self { digest, term })
     }
 }
 

@@ -98,8 +98,11 @@ impl Class {
 
     /// How many more nodes it would try.
     fn hungry(&self) -> usize {
-        let callers = self.callers.len().min(MOST_CALLERS);
-        let most = if callers == 0 { 0 } else { AT_ONCE + callers + self.wider.min(WIDEST) };
+        let most = match self.callers.len().min(MOST_CALLERS) {
+            0 => 0,
+            _ if self.demands.node.is_some() => 1,
+            callers => AT_ONCE + callers + self.wider.min(WIDEST),
+        };
         most.saturating_sub(self.tried)
     }
 
@@ -307,8 +310,10 @@ impl Ledger {
         };
         let hungry = class.hungry();
         let Some(need) = class.callers.values().next().filter(|_| hungry > 0) else { return };
+        let named = class.demands.node.as_ref().map(|name| self.nodes.find(name));
+        let others = self.nodes.iter().filter(|_| named.is_none()).map(|(node, ..)| node);
         let mut nodes: Vec<(Amount, NodeId)> = Vec::new();
-        for (node, ..) in self.nodes.iter() {
+        for node in named.flatten().into_iter().chain(others) {
             if self.may_try(id, node, self.free_or_leased(node)) {
                 nodes.push((need.saturating_sub(self.free(node)), node));
             }
@@ -322,10 +327,14 @@ impl Ledger {
         }
     }
 
-    /// Whether a node may be good for a class, as far as its labels and taints tell.
+    /// Whether a node may be good for a class, as far as its name, labels and taints tell.
     pub(crate) fn suits(&self, id: u64, node: NodeId) -> bool {
         let class = self.calls.classes.get(&id).zip(self.facts(node));
-        class.is_some_and(|(class, facts)| class.demands.met_by(&facts.labels, &facts.taints))
+        class.is_some_and(|(class, facts)| {
+            let named = class.demands.node.as_deref();
+            named.is_none_or(|name| name == self.nodes.name(node))
+                && class.demands.met_by(&facts.labels, &facts.taints)
+        })
     }
 
     /// Whether a class could try a node that has so much room.

@@ -8,6 +8,8 @@ use std::hash::{Hash as _, Hasher as _};
 pub struct Demands {
     /// The same for pods that the same nodes are good for, as far as they tell.
     pub class: u64,
+    /// The only node that it may go to, where it names one, as pods of a DaemonSet do.
+    pub node: Option<String>,
     /// Labels that the node must have.
     pub labels: Vec<Label>,
     /// Taints that do not matter.

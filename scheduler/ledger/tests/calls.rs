@@ -44,10 +44,15 @@ fn settle(world: &mut World) -> usize {
     }
 }
 
-/// Number of nodes whose leases have given way.
-fn giving_way(world: &World) -> usize {
+/// The nodes whose leases have given way.
+fn gives(world: &World) -> Vec<String> {
     let dump = world.ledger.dump();
-    dump.nodes.values().filter(|node| node.leased.cpu_millis < 1000).count()
+    let gives = dump.nodes.into_iter().filter(|(_, node)| node.leased.cpu_millis < 1000);
+    gives.map(|(name, _)| name).collect()
+}
+
+fn giving_way(world: &World) -> usize {
+    gives(world).len()
 }
 
 fn demanding(name: &str, demands: &Demands) -> PodFacts {
@@ -122,11 +127,6 @@ fn nodes_that_a_pod_may_not_go_to_keep_their_leases() {
         2 => NodeFacts { taints: [taint.clone()].into(), ..node },
         _ => node,
     });
-    let gives = |world: &World| -> Vec<String> {
-        let dump = world.ledger.dump();
-        let gives = dump.nodes.into_iter().filter(|(_, node)| node.leased.cpu_millis < 1000);
-        gives.map(|(name, _)| name).collect()
-    };
     let wants = Demands { class: 1, labels: vec![ssd], ..Demands::default() };
     world.pod(demanding("o", &wants));
     settle(&mut world);
@@ -136,6 +136,32 @@ fn nodes_that_a_pod_may_not_go_to_keep_their_leases() {
     world.pod(demanding("p", &Demands { class: 2, tolerations, ..wants }));
     settle(&mut world);
     assert_eq!(gives(&world), ["n00", "n01"]);
+}
+
+#[test]
+fn a_pod_that_names_its_node_has_room_there_at_once_and_nowhere_else() {
+    let mut world = fleet(60, |_, node| node);
+    let named = |class, node: &str| {
+        let node = Some(node.to_owned());
+        Demands { class, node, ..Demands::default() }
+    };
+    world.pod(demanding("o", &named(1, "n42")));
+    settle(&mut world);
+    assert_eq!(gives(&world), ["n42"]);
+    // It does not come: whatever keeps it away, other nodes are of no use to it.
+    world.pass(Duration::from_secs(31));
+    settle(&mut world);
+    assert_eq!(giving_way(&world), 0);
+    // Its node may come after it.
+    world.pod(demanding("p", &named(2, "n60")));
+    assert_eq!(settle(&mut world), 0);
+    world.tell(Event::Node(support::node("n60", 2100, 64)));
+    begin(&mut world, "v60", size(1000, 2));
+    let pod = world.pods["pod-v60"].clone();
+    world.tell(Event::PodGone(pod.uid.clone()));
+    world.pod(PodFacts { node: Some("n60".into()), ..pod });
+    settle(&mut world);
+    assert_eq!(gives(&world), ["n60"], "its VM leases nothing from the beginning");
 }
 
 #[test]
