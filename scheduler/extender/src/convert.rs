@@ -63,19 +63,21 @@ pub(crate) fn pod(pod: &Pod) -> Option<PodFacts> {
         (Some(vm), Some((index, _))) => PodKind::Runner(runner(pod, &shape, index, vm.to_owned())),
         _ => PodKind::Ordinary { requests: shape.requests() },
     };
+    // One that is being deleted, and waits for its finalizers, is not placed any more.
+    let waits = status.filter(|_| metadata.deletion_timestamp.is_none());
+    // A VM runs in the pod that counts somewhere: before it is bound, its pod can only call for the room.
+    let ordinary = matches!(kind, PodKind::Ordinary { .. });
+    let nominated: Option<Box<str>> = waits.filter(|_| ordinary).and_then(nominated).map(Box::from);
+    let calls = waits.filter(|status| unschedulable(status) && nominated.is_none());
+    let unplaced = pod.spec.as_ref().zip(calls);
     Some(PodFacts {
         uid: metadata.uid.clone()?,
         namespace: metadata.namespace.clone()?,
         name: metadata.name.clone()?,
         node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+        nominated,
         finished: matches!(phase, Some("Succeeded" | "Failed")),
-        unplaced: pod
-            .spec
-            .as_ref()
-            // One that is being deleted, and waits for its finalizers, is not placed any more.
-            .filter(|_| metadata.deletion_timestamp.is_none())
-            .zip(status.filter(|status| unschedulable(status)))
-            .map(|(spec, status)| Box::new(demands(pod, spec, status))),
+        unplaced: unplaced.map(|(spec, status)| Box::new(demands(pod, spec, status))),
         version: metadata.resource_version.as_deref().and_then(|it| it.parse().ok()).unwrap_or(0),
         kind,
     })
@@ -88,6 +90,11 @@ fn unschedulable(status: &PodStatus) -> bool {
             && condition.status == "False"
             && condition.reason.as_deref() == Some("Unschedulable")
     })
+}
+
+/// Where kube-scheduler has evicted others for a pod.
+fn nominated(status: &PodStatus) -> Option<&str> {
+    status.nominated_node_name.as_deref().filter(|name| !name.is_empty())
 }
 
 /// What an unplaced pod demands of a node beside CPU and memory.
@@ -109,9 +116,7 @@ fn demands(pod: &Pod, spec: &PodSpec, status: &PodStatus) -> Demands {
         let requests = container.resources.as_ref().and_then(|resources| resources.requests);
         (requests.map(|requests| requests.others), &container.ports).hash(&mut class);
     }
-    // Where kube-scheduler has evicted others for it, the room is not for leases.
-    let nominated = status.nominated_node_name.as_deref().filter(|name| !name.is_empty());
-    let node = term.and_then(named_node).or(nominated).map(str::to_owned);
+    let node = term.and_then(named_node).or(nominated(status)).map(str::to_owned);
     node.hash(&mut class);
     Demands { class: class.finish(), node, labels, tolerations }
 }
@@ -306,6 +311,7 @@ pub(crate) fn pod_view(view: &PodView<'_>) -> PodFacts {
         name: metadata.name.clone().into_owned(),
         node: None,
         finished: false,
+        nominated: None,
         unplaced: None,
         version: 0,
         kind,
@@ -601,8 +607,7 @@ mod tests {
         for edit in same {
             assert_eq!(class(edit), all);
         }
-        let other: [&dyn Fn(&mut serde_json::Value); 8] = [
-            &|it| it["status"]["nominatedNodeName"] = json!("n1"),
+        let other: [&dyn Fn(&mut serde_json::Value); 7] = [
             &|it| it["metadata"]["namespace"] = json!("e"),
             &|it| it["spec"]["nodeSelector"]["disk"] = json!("hdd"),
             &|it| it["spec"]["affinity"] = json!({"nodeAffinity": {}}),
@@ -614,6 +619,29 @@ mod tests {
         for edit in other {
             assert_ne!(class(edit).class, all.class);
         }
+    }
+
+    #[test]
+    fn whoever_others_were_evicted_for_has_a_node() {
+        let status = json!({
+            "nominatedNodeName": "n1",
+            "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]
+        });
+        let mut value = runner_json();
+        value["spec"]["nodeName"] = json!(null);
+        value["status"] = status;
+        let read = |value: &serde_json::Value| {
+            let facts = pod(&serde_json::from_str(&value.to_string()).unwrap()).unwrap();
+            (facts.nominated, facts.unplaced.map(|demands| demands.node))
+        };
+        assert_eq!(read(&value), (None, Some(Some("n1".to_owned()))), "it calls on that node");
+        value["metadata"]["ownerReferences"] = json!([]);
+        assert_eq!(read(&value), (Some("n1".into()), None), "the room is its own");
+        value["status"]["nominatedNodeName"] = json!("");
+        assert_eq!(read(&value), (None, Some(None)));
+        value["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        value["status"]["nominatedNodeName"] = json!("n1");
+        assert_eq!(read(&value), (None, None), "it does not come any more");
     }
 
     #[test]
