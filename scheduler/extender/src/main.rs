@@ -7,6 +7,7 @@ mod auth;
 mod config;
 mod convert;
 mod core;
+mod demands;
 mod effects;
 mod endpoint;
 mod files;
