@@ -32,6 +32,12 @@ pub(crate) struct Agent {
     pub(super) asking: Option<u64>,
     patching: Option<u64>,
     talking: Option<u64>,
+    /// What the last request wanted.
+    wanted: Size,
+    /// The last answer gave less than was wanted: when, and what was wanted.
+    pub(super) denied: Option<(Moment, Size)>,
+    /// Another size was written last.
+    pub(super) written_at: Option<Moment>,
     approval: Option<(u64, Seal)>,
     /// The object as it was seen last.
     pub(crate) seen: VmObject,
@@ -49,6 +55,13 @@ pub(crate) struct Agent {
 /// What is wanted fits into the permit: a growth is over, whether it was served or the wish fell.
 fn is_permitted(overview: &Overview) -> bool {
     overview.permit.is_some_and(|permit| overview.desired.fits_in(permit))
+}
+
+impl Agent {
+    /// It waits for an answer of the scheduler, the API server or the guest.
+    pub(super) fn is_busy(&self) -> bool {
+        self.asking.or(self.patching).or(self.talking).is_some()
+    }
 }
 
 impl World {
@@ -93,6 +106,9 @@ impl World {
             asking: None,
             patching: None,
             talking: None,
+            wanted: Size::default(),
+            denied: None,
+            written_at: None,
             approval: None,
             seen: *object,
             connected: false,
@@ -179,7 +195,7 @@ impl World {
         let Some(agent) = &mut self.vms[vm as usize].agent else { return };
         match action {
             Action::AskPermit { generation, want, least, current } => {
-                agent.asking = Some(generation);
+                (agent.asking, agent.wanted) = (Some(generation), want);
                 let permit = agent.scaler.overview(now).and_then(|overview| overview.permit);
                 let grows = permit.is_some_and(|permit| !want.fits_in(permit));
                 let begins = grows && !std::mem::replace(&mut agent.short, grows);
@@ -196,6 +212,9 @@ impl World {
             }
             Action::PatchVm { generation, from, size, approval } => {
                 agent.patching = Some(generation);
+                if from != size {
+                    agent.written_at = Some(now);
+                }
                 let seal = agent.approval.filter(|(found, _)| Some(*found) == approval);
                 let pod = agent.seen.pod.unwrap_or(pod);
                 let message = if seal.is_none() && approval.is_some() {
@@ -240,6 +259,8 @@ impl World {
                 let served = first.is_some_and(|(_, want)| want.fits_in(seal.size));
                 let permit = seal.size;
                 agent.scaler.handle(Event::PermitAnswered { generation, permit, reason }, now);
+                let wanted = agent.wanted;
+                agent.denied = (!wanted.fits_in(permit)).then_some((now, wanted));
                 if agent.scaler.permit_generation() == Some(generation) {
                     agent.approval = Some((generation, seal));
                 }

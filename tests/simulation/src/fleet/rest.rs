@@ -1,16 +1,37 @@
 //! Rule 9: long after the last fault everything is as it should be, or the reason why not is on record, and true.
 
 use std::cmp::Ordering;
+use std::time::Duration;
 
 use controller_lifecycle::{ConditionKind, Truth};
 use guest_units::{Moment, Size};
 use host_scaling::{Decision, Outcome, Rules};
 use scheduler_ledger::Amount;
 
+use super::agent::Agent;
 use super::extender::ANSWERED_WITHIN;
-use super::object::{VmId, cost, for_workload};
+use super::message::Happening;
+use super::object::{Node, VmId, cost, for_workload};
 use super::runner::Kind;
 use super::world::{Machine, World};
+
+/// A VM whose size is on its way is looked at again after so long.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// It arrives within this.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
+
+/// What is not as it should be.
+struct Unrest {
+    text: String,
+    /// It may become so without anything new.
+    on_its_way: bool,
+}
+
+impl From<&str> for Unrest {
+    fn from(text: &str) -> Self {
+        Self { text: text.to_owned(), on_its_way: false }
+    }
+}
 
 /// How much of a resource it is.
 fn of(kind: Kind, size: Size) -> u64 {
@@ -26,20 +47,32 @@ fn is_open(decision: &Decision, now: Moment) -> bool {
     asks && now.since(decision.at) < ANSWERED_WITHIN
 }
 
-/// By the rules of the reference CPU and memory go together: what one of them does moves the other, and a workload that is killed again
-/// and again moves both. What was decided a moment ago is on its way.
-fn is_moving(rules: &Rules, last: Option<&Decision>, now: Moment) -> bool {
-    let lately = |last: &Decision| last.attempts == 1 && now.since(last.at) < ANSWERED_WITHIN;
-    matches!(rules, Rules::Reference(_)) && last.is_some_and(lately)
+/// It was denied more, and waits: what it decided since, and took back, hides that.
+fn was_denied(agent: &Agent, kind: Kind, plugged: Size, pause: Duration, now: Moment) -> bool {
+    let waits = |(at, wanted): (Moment, Size)| {
+        of(kind, wanted) > of(kind, plugged) && now.since(at) < pause
+    };
+    agent.denied.is_some_and(waits)
 }
 
-/// It wants more since the scheduler has denied something else, and is about to ask again.
-fn arose_since(last: Option<&Decision>, kind: Kind, plugged: Size, asks_soon: bool) -> bool {
-    asks_soon
-        && last.is_some_and(|last| {
-            matches!(last.outcome, Outcome::Denied { .. } | Outcome::Partial { .. })
-                && of(kind, last.to) <= of(kind, plugged)
-        })
+/// Load averages follow a load for minutes, and a workload that is killed again and again never rests: by the rules of the
+/// reference a wish may have arisen just now. It is on its way while an answer is open, while what was written a moment ago is
+/// not seen yet, and while a denial of something else is waited out.
+fn is_on_its_way(
+    agent: &Agent,
+    kind: Kind,
+    pause: Duration,
+    (due, plugged): (Size, Size),
+    now: Moment,
+) -> bool {
+    let lately = |at: Moment| now.since(at) < ANSWERED_WITHIN;
+    let goes = Some(agent.seen.spec) != agent.seen.plugged && agent.written_at.is_some_and(lately);
+    let arose = |(at, wanted): (Moment, Size)| {
+        of(kind, due) > of(kind, plugged)
+            && of(kind, wanted) <= of(kind, plugged)
+            && now.since(at) < pause
+    };
+    agent.is_busy() || goes || agent.denied.is_some_and(arose)
 }
 
 /// The size that the VM should have: what its brain wants, and no less than its workload needs and the bounds allow. The load
@@ -59,6 +92,13 @@ fn due(machine: &Machine, rules: &Rules, desired: Size, plugged: Size, now: Mome
 }
 
 impl World {
+    /// Whoever was denied asks again before long: until then it lacks what had no room when it asked.
+    pub(crate) fn rest_nears(&mut self) {
+        for node in 0..self.node_count() {
+            self.nodes[node as usize].needed_before = self.needed_on(node);
+        }
+    }
+
     /// Long after the last fault: all is as it should be, or says why not.
     pub(crate) fn judge_rest(&mut self) {
         self.judge_open();
@@ -73,100 +113,114 @@ impl World {
             return;
         }
         for vm in 0..self.vm_count() {
-            if let Some(text) = self.unrest(vm) {
-                self.broken(9, vm, text);
-                return;
-            }
+            self.judge_rest_of(vm, self.now);
         }
     }
 
-    fn unrest(&self, vm: VmId) -> Option<String> {
+    /// A VM is at rest, or has not been on its way for too long.
+    pub(crate) fn judge_rest_of(&mut self, vm: VmId, since: Moment) {
+        let Some(Unrest { text, on_its_way }) = self.unrest(vm) else { return };
+        let so_far = self.now.since(since);
+        if on_its_way && so_far < ARRIVES_WITHIN {
+            self.queue.push(self.now + LOOK_AGAIN, Happening::RestOf(vm, since));
+            if so_far.as_secs() % ANSWERED_WITHIN.as_secs() == ANSWERED_WITHIN.as_secs() - 1 {
+                self.rest_nears();
+            }
+        } else {
+            self.broken(9, vm, text);
+        }
+    }
+
+    fn unrest(&self, vm: VmId) -> Option<Unrest> {
         let machine = &self.vms[vm as usize];
         let Some(runner) = &machine.runner else {
             let waits = machine.object.pod.is_some_and(|pod| self.waiting.contains(&pod));
-            return (!waits).then(|| "it does not run, and waits for no node".to_owned());
+            return (!waits).then(|| "it does not run, and waits for no node".into());
         };
         let Some(agent) = &machine.agent else {
-            return Some("no agent serves it".to_owned());
+            return Some("no agent serves it".into());
         };
         let plugged = runner.size();
         let Some(overview) = agent.scaler.overview(self.now) else {
-            return Some("its agent has not seen it".to_owned());
+            return Some("its agent has not seen it".into());
         };
         let rules = &self.settings.policy.rules;
         let due = due(machine, rules, overview.desired, plugged, self.now);
-        let wake = agent.scaler.next(self.now).wake_at;
-        let asks_soon = wake.is_some_and(|at| at.since(self.now) < ANSWERED_WITHIN);
         let decisions: Vec<_> = agent.scaler.decisions().collect();
-        if is_moving(rules, decisions.last().copied(), self.now) {
-            return None;
-        }
         let together = matches!(rules, Rules::Reference(_));
-        let kind = [Kind::Cpu, Kind::Memory].into_iter().find(|kind| {
+        let pause = self.settings.policy.retries.permit_denied;
+        let is_wrong = |kind: &Kind| {
             let about =
                 |it: &&&Decision| of(*kind, it.to) != of(*kind, it.from) && !is_open(it, self.now);
             let last = decisions.iter().rev().find(about).copied();
             !match of(*kind, due).cmp(&of(*kind, plugged)) {
                 Ordering::Equal => true,
                 Ordering::Greater => {
-                    (together && arose_since(decisions.last().copied(), *kind, plugged, asks_soon))
-                        || self.may_lack(machine, *kind, (due, plugged), last)
+                    let since = together && was_denied(agent, *kind, plugged, pause, self.now);
+                    self.may_lack(machine, *kind, (due, plugged), last, since)
                 }
-                Ordering::Less => may_exceed(machine, *kind, (due, plugged), last, together),
+                Ordering::Less => may_exceed(machine, *kind, (due, plugged), last),
             }
-        })?;
+        };
+        let moves =
+            |kind: Kind| together && is_on_its_way(agent, kind, pause, (due, plugged), self.now);
+        let wrong: Vec<Kind> = [Kind::Cpu, Kind::Memory].into_iter().filter(is_wrong).collect();
+        let kind = wrong.iter().find(|kind| !moves(**kind)).or(wrong.first())?;
         let last = decisions.last();
         let desired = overview.desired;
-        Some(format!(
-            "{kind:?}: {desired:?} is desired, {due:?} is due, {plugged:?} is plugged; {last:?}"
-        ))
+        Some(Unrest {
+            text: format!(
+                "{kind:?}: {desired:?} is desired, {due:?} is due, {plugged:?} is plugged; {last:?}"
+            ),
+            on_its_way: wrong.iter().all(|kind| moves(*kind)),
+        })
     }
 
-    /// Whether it is on record why the VM has less than is due: the scheduler refused, and the node really has no room for it;
-    /// or the operator says that it could not be plugged.
+    /// Whether it is on record why the VM has less than is due: the scheduler refused, and the node really has no room for it, or
+    /// had none a moment ago, and is about to be asked again or was just now; or the operator says that it could not be plugged.
+    /// `denied`: the scheduler refused, whatever the last decision says.
     fn may_lack(
         &self,
         machine: &Machine,
         kind: Kind,
         (due, plugged): (Size, Size),
         last: Option<&Decision>,
+        denied: bool,
     ) -> bool {
-        let denied = last.is_some_and(|last| {
-            matches!(last.outcome, Outcome::Denied { .. } | Outcome::Partial { .. })
-                && of(kind, last.to) > of(kind, plugged)
-        });
+        let last = last.filter(|last| of(kind, last.to) > of(kind, plugged));
+        let outcome = last.map(|last| &last.outcome);
+        let short = matches!(outcome, Some(Outcome::Denied { .. } | Outcome::Partial { .. }));
+        let begun = matches!(outcome, Some(Outcome::Granted | Outcome::Written));
         let reason = blames(machine);
         let waits = reason == Some("WaitingForApproval");
         let fails = reason.is_some() && !waits;
         let ordered = of(kind, machine.object.spec) > of(kind, plugged);
-        (fails && ordered)
-            || ((denied || (waits && ordered)) && self.is_full(machine, kind, due, plugged))
-    }
-
-    /// Whether what is missing does not fit beside what is needed on the node: leases give way.
-    fn is_full(&self, machine: &Machine, kind: Kind, due: Size, plugged: Size) -> bool {
         let node = machine.node_now();
-        let room = self.nodes[node as usize].allocatable;
-        let counted = self.needed_on(node) + cost(due).saturating_sub(cost(plugged));
+        let Node { allocatable, needed_before, .. } = self.nodes[node as usize];
         let part = |amount: Amount| match kind {
             Kind::Cpu => amount.cpu_millis,
             Kind::Memory => amount.memory_bytes,
         };
-        part(counted) > part(room)
+        // What is missing does not fit beside what is needed: leases give way.
+        let missing = cost(due).saturating_sub(cost(plugged));
+        let is_full = |needed: Amount| part(needed + missing) > part(allocatable);
+        let refused = denied || short || (waits && ordered);
+        (fails && ordered)
+            || (refused && is_full(self.needed_on(node)))
+            || ((refused || begun) && is_full(needed_before))
     }
 }
 
-/// Whether it is on record why the VM has more than is due: the guest refused to give as much (`together`: of either resource), or
-/// the operator says that not all could be unplugged.
+/// Whether it is on record why the VM has more than is due: the guest refused to give as much, or the operator says that not all
+/// could be unplugged.
 fn may_exceed(
     machine: &Machine,
     kind: Kind,
     (due, plugged): (Size, Size),
     last: Option<&Decision>,
-    together: bool,
 ) -> bool {
     let vetoed = last.is_some_and(|last| match last.outcome {
-        Outcome::Vetoed { least } => of(kind, least) > of(kind, due) || together,
+        Outcome::Vetoed { least } => of(kind, least) > of(kind, due),
         _ => false,
     });
     vetoed || (blames(machine).is_some() && of(kind, machine.object.spec) < of(kind, plugged))

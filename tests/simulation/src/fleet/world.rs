@@ -325,7 +325,9 @@ impl World {
             Happening::NodeSeen(twin, node) => self.node_seen(twin, node),
             Happening::Fault(index, begins) => self.fault(index, begins),
             Happening::Churn => self.churn(),
+            Happening::RestNears => self.rest_nears(),
             Happening::Rest => self.judge_rest(),
+            Happening::RestOf(vm, since) => self.judge_rest_of(vm, since),
             Happening::Restart(part) => self.restart(part),
         }
     }
@@ -414,10 +416,14 @@ impl World {
         // What has failed is tried again sooner than that, and what is asked may fail.
         let calm =
             agent.asking.is_none() && next.wake_at.is_none_or(|at| at > self.now + TRIES_WITHIN);
+        // A veto that binds holds what there is; once it has run out the guest is asked again.
+        let later = self.now + self.settings.policy.retries.veto_valid;
+        let wants = agent.scaler.overview(later)?.desired;
         let by_loads = matches!(self.settings.policy.rules, Rules::Reference(_));
         // Until it obeys an approval of this ledger, its agent repeats itself.
         let rests = machine.object.obeyed.is_some_and(|at| at.0 == self.lease.changes)
             && overview.desired == plugged
+            && wants == plugged
             && overview.permit == Some(plugged)
             && machine.object.spec == plugged
             && machine.object.plugged == Some(plugged)
