@@ -11,7 +11,7 @@ use scheduler_ledger::{
 use scheduler_protocol::extender::{ContainerView, PodView, Quantities};
 use serde::Deserialize;
 
-use crate::demands::{demands, nominated, toleration, unschedulable};
+use crate::demands::{demands, toleration, unschedulable};
 use crate::objects::{self, Container, ContainerStatus, Node, Pod, PodStatus, Resources};
 use crate::quantity;
 use crate::sign::Signer;
@@ -61,21 +61,19 @@ pub(crate) fn pod(pod: &Pod) -> Option<PodFacts> {
         (Some(vm), Some((index, _))) => PodKind::Runner(runner(pod, &shape, index, vm.to_owned())),
         _ => PodKind::Ordinary { requests: ordinary_requests(pod, shape) },
     };
-    // One that is being deleted, and waits for its finalizers, is not placed any more.
-    let waits = status.filter(|_| metadata.deletion_timestamp.is_none());
-    // A VM runs in the pod that counts somewhere: before it is bound, its pod can only call for the room.
-    let ordinary = matches!(kind, PodKind::Ordinary { .. });
-    let nominated: Option<Box<str>> = waits.filter(|_| ordinary).and_then(nominated).map(Box::from);
-    let calls = waits.filter(|status| unschedulable(status) && nominated.is_none());
-    let unplaced = pod.spec.as_ref().zip(calls);
     Some(PodFacts {
         uid: metadata.uid.clone()?,
         namespace: metadata.namespace.clone()?,
         name: metadata.name.clone()?,
         node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
-        nominated,
         finished: matches!(phase, Some("Succeeded" | "Failed")),
-        unplaced: unplaced.map(|(spec, status)| Box::new(demands(pod, spec, status))),
+        unplaced: pod
+            .spec
+            .as_ref()
+            // One that is being deleted, and waits for its finalizers, is not placed any more.
+            .filter(|_| metadata.deletion_timestamp.is_none())
+            .filter(|_| status.is_some_and(unschedulable))
+            .map(|spec| Box::new(demands(pod, spec))),
         version: metadata.resource_version.as_deref().and_then(|it| it.parse().ok()).unwrap_or(0),
         kind,
     })
@@ -270,7 +268,6 @@ pub(crate) fn pod_view(view: &PodView<'_>) -> PodFacts {
         name: metadata.name.clone().into_owned(),
         node: None,
         finished: false,
-        nominated: None,
         unplaced: None,
         version: 0,
         kind,

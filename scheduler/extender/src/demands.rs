@@ -16,13 +16,8 @@ pub(crate) fn unschedulable(status: &PodStatus) -> bool {
     })
 }
 
-/// Where kube-scheduler has evicted others for a pod.
-pub(crate) fn nominated(status: &PodStatus) -> Option<&str> {
-    status.nominated_node_name.as_deref().filter(|name| !name.is_empty())
-}
-
 /// What an unplaced pod demands of a node beside CPU and memory.
-pub(crate) fn demands(pod: &Pod, spec: &PodSpec, status: &PodStatus) -> Demands {
+pub(crate) fn demands(pod: &Pod, spec: &PodSpec) -> Demands {
     let tolerations = spec.tolerations.iter().map(|it| {
         toleration(it.key.as_ref(), it.operator.as_ref(), it.value.as_ref(), it.effect.as_ref())
     });
@@ -40,8 +35,7 @@ pub(crate) fn demands(pod: &Pod, spec: &PodSpec, status: &PodStatus) -> Demands 
         let requests = container.resources.as_ref().and_then(|resources| resources.requests);
         (requests.map(|requests| requests.others), &container.ports).hash(&mut class);
     }
-    let node = term.and_then(named_node).or(nominated(status)).map(str::to_owned);
-    node.hash(&mut class);
+    let node = term.and_then(named_node).map(str::to_owned);
     Demands { class: class.finish(), node, labels, tolerations }
 }
 
@@ -136,29 +130,6 @@ mod tests {
         for edit in other {
             assert_ne!(class(edit).class, all.class);
         }
-    }
-
-    #[test]
-    fn whoever_others_were_evicted_for_has_a_node() {
-        let status = json!({
-            "nominatedNodeName": "n1",
-            "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]
-        });
-        let mut value = runner_json();
-        value["spec"]["nodeName"] = json!(null);
-        value["status"] = status;
-        let read = |value: &serde_json::Value| {
-            let facts = pod(&serde_json::from_str(&value.to_string()).unwrap()).unwrap();
-            (facts.nominated, facts.unplaced.map(|demands| demands.node))
-        };
-        assert_eq!(read(&value), (None, Some(Some("n1".to_owned()))), "it calls on that node");
-        value["metadata"]["ownerReferences"] = json!([]);
-        assert_eq!(read(&value), (Some("n1".into()), None), "the room is its own");
-        value["status"]["nominatedNodeName"] = json!("");
-        assert_eq!(read(&value), (None, Some(None)));
-        value["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-        value["status"]["nominatedNodeName"] = json!("n1");
-        assert_eq!(read(&value), (None, None), "it does not come any more");
     }
 
     #[test]

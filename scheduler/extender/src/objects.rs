@@ -128,7 +128,6 @@ pub(crate) struct Resources {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct PodStatus {
-    pub(crate) nominated_node_name: Option<String>,
     pub(crate) phase: Option<String>,
     pub(crate) observed_generation: Option<i64>,
     #[serde(default)]

@@ -393,7 +393,6 @@ fn pod(cpu_millis: u64, generation: u64) -> PodFacts {
         name: "pg-x".into(),
         node: Some("n1".into()),
         finished: false,
-        nominated: None,
         unplaced: None,
         version: 6 + generation,
         kind: PodKind::Runner(RunnerFacts {
@@ -540,7 +539,6 @@ async fn a_binding_is_checked_and_posted() {
             name: uid.into(),
             node: None,
             finished: false,
-            nominated: None,
             unplaced: None,
             version: 0,
             kind: PodKind::Ordinary { requests },

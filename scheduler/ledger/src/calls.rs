@@ -279,10 +279,12 @@ impl Ledger {
             class.wider = 0;
         }
         if class.callers.is_empty() {
+            for node in class.tries.keys() {
+                self.calls.tried.remove(&(*node, id));
+            }
+            class.tried = 0;
             // Another one like them may come: what is known of the nodes is remembered as long as they rest.
             class.tries.retain(|_, at| at.rests_until.is_some());
-            class.tried = 0;
-            self.calls.tried.retain(|(_, other)| *other != id);
         }
         self.set_class_timer(id);
     }
@@ -311,9 +313,9 @@ impl Ledger {
         let hungry = class.hungry();
         let Some(need) = class.callers.values().next().filter(|_| hungry > 0) else { return };
         let named = class.demands.node.as_ref().map(|name| self.nodes.find(name));
-        let others = self.nodes.iter().filter(|_| named.is_none()).map(|(node, ..)| node);
+        let all = named.is_none().then(|| self.nodes.iter().map(|(node, ..)| node));
         let mut nodes: Vec<(Amount, NodeId)> = Vec::new();
-        for node in named.flatten().into_iter().chain(others) {
+        for node in named.flatten().into_iter().chain(all.into_iter().flatten()) {
             if self.may_try(id, node, self.free_or_leased(node)) {
                 nodes.push((need.saturating_sub(self.free(node)), node));
             }

@@ -31,8 +31,6 @@ pub struct PodFacts {
     pub name: String,
     /// Where it is bound.
     pub node: Option<String>,
-    /// Where kube-scheduler has evicted others for it, as long as it is not bound: the room is its own.
-    pub nominated: Option<Box<str>>,
     /// Succeeded or failed: takes nothing any more.
     pub finished: bool,
     /// A scheduler, whichever, has found no node for it that meets these.

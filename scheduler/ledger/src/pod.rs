@@ -134,7 +134,7 @@ impl PodBook {
 
     /// Whether it takes anything on a node.
     pub(crate) fn counts_on(&self) -> Option<&str> {
-        self.facts.counts_on()
+        self.facts.node.as_deref().filter(|_| !self.facts.finished)
     }
 
     pub(crate) fn reference(&self) -> ObjectRef {
@@ -322,11 +322,6 @@ pub(crate) fn back_off(failures: u32) -> std::time::Duration {
 }
 
 impl PodFacts {
-    /// The node on which it takes something.
-    pub(crate) fn counts_on(&self) -> Option<&str> {
-        self.node.as_deref().or(self.nominated.as_deref()).filter(|_| !self.finished)
-    }
-
     /// The part that only VMs' pods have.
     #[must_use]
     pub fn runner(&self) -> Option<&RunnerFacts> {
@@ -352,7 +347,6 @@ mod tests {
             name: "p".into(),
             node: Some("n".into()),
             finished: false,
-            nominated: None,
             unplaced: None,
             version: generation,
             kind: PodKind::Runner(RunnerFacts {

@@ -121,7 +121,7 @@ impl Ledger {
 
 /// Whether a pod counts where it did, for whom it did.
 fn stays(old: &PodFacts, new: &PodFacts) -> bool {
-    (old.counts_on(), old.finished, &old.namespace, &old.name)
-        == (new.counts_on(), new.finished, &new.namespace, &new.name)
+    (&old.node, old.finished, &old.namespace, &old.name)
+        == (&new.node, new.finished, &new.namespace, &new.name)
         && old.runner().map(|runner| &runner.vm_uid) == new.runner().map(|runner| &runner.vm_uid)
 }

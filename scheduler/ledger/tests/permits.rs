@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use guest_units::{MilliCpu, Size};
-use scheduler_ledger::{Answer, Event, PodFacts, PodKind, ResizeResult, Seal};
+use scheduler_ledger::{Answer, Event, PodKind, ResizeResult, Seal};
 use scheduler_protocol::{Outcome, RefusalCode};
 use support::{
     Done, World, amount, cost, node, ordinary, permit, reference, runner, size, vm, world,
@@ -33,26 +33,6 @@ fn growth_is_granted_only_when_kubelet_has_allocated_it() {
     assert_eq!((outcome, seal.size, reason), (Outcome::Granted, size(2000, 4), ""));
     assert_eq!(done.len(), 1);
     assert_eq!(seal.place(), (1, 2));
-}
-
-#[test]
-fn room_that_others_were_evicted_for_is_not_for_growth() {
-    let mut world = World::new(&[node("n1", 3000, 64)]);
-    world.running("a", "n1", size(1000, 2));
-    world.pod(ordinary("low", "n1", amount(1500, 0)));
-    world.ask("a", 1, size(2000, 2), size(2000, 2));
-    assert_eq!(world.take(), [], "there is no room");
-    let promised = PodFacts {
-        node: None,
-        nominated: Some("n1".into()),
-        ..ordinary("high", "", amount(1500, 0))
-    };
-    world.pod(promised.clone());
-    world.tell(Event::PodGone("low".into()));
-    assert_eq!(world.take(), [], "it is another's");
-    // It goes elsewhere.
-    world.pod(PodFacts { nominated: None, version: 1, ..promised });
-    assert!(matches!(world.take()[..], [Done::Resize(..)]));
 }
 
 #[test]

@@ -173,7 +173,6 @@ fn waiting() -> PodFacts {
         name: "o1".into(),
         node: None,
         finished: false,
-        nominated: None,
         unplaced: None,
         version: 3,
         kind: PodKind::Ordinary { requests: Amount { cpu_millis: 5000, memory_bytes: GIB } },

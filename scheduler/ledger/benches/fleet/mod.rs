@@ -83,7 +83,6 @@ pub fn pod(index: usize, node: usize, generation: u64, requests: Amount) -> PodF
         name: pod_name(index),
         node: Some(node_name(node)),
         finished: false,
-        nominated: None,
         unplaced: None,
         version: generation,
         kind: PodKind::Runner(RunnerFacts {

@@ -62,7 +62,6 @@ pub fn ordinary(name: &str, node: &str, requests: Amount) -> PodFacts {
         name: name.into(),
         node: Some(node.into()),
         finished: false,
-        nominated: None,
         unplaced: None,
         version: 0,
         kind: PodKind::Ordinary { requests },
@@ -97,7 +96,6 @@ pub fn runner(vm: &str, node: Option<&str>, requests: Amount) -> PodFacts {
         name: format!("{vm}-pod"),
         node: node.map(str::to_owned),
         finished: false,
-        nominated: None,
         unplaced: None,
         version: 0,
         kind: PodKind::Runner(RunnerFacts {

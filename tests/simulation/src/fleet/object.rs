@@ -206,7 +206,6 @@ impl Pod {
             namespace: NAMESPACE.to_owned(),
             name,
             node: self.node.map(node_name),
-            nominated: None,
             finished: self.failed,
             unplaced: self.unschedulable.then(|| Box::new(self.demands())),
             version: self.version,
