@@ -24,8 +24,8 @@ pub const LASTS: Duration = Duration::from_secs(3600);
 const FAULTS_UNTIL: Duration = Duration::from_secs(2700);
 /// Workloads stay as they are from then on.
 const LOADS_UNTIL: Duration = Duration::from_secs(3060);
-/// A minute later, and sometimes after that, all must be at rest.
-const REST: [u64; 3] = [3150, 3400, 3599];
+/// A minute later, and sometimes after that, all must be at rest. The last time leaves half a minute to what is on its way.
+const REST: [u64; 3] = [3150, 3400, 3569];
 /// A demand that fits nowhere is killed, restarted and polled at the policy's fastest pace. If that went on for ever it would take
 /// most of the time, and show nothing that its first half minute does not. Some do go on, and at the end all.
 const GIVES_UP: GivesUp =

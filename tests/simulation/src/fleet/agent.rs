@@ -6,7 +6,7 @@ use std::time::Duration;
 use guest_policy::Verdict;
 use guest_units::{Moment, Size};
 use host_scaling::{Action, Event, Overview, Scaler};
-use scheduler_ledger::Seal;
+use scheduler_ledger::{Amount, Seal};
 
 use super::bug::Bug;
 use super::guest::Manner;
@@ -32,10 +32,10 @@ pub(crate) struct Agent {
     pub(super) asking: Option<u64>,
     patching: Option<u64>,
     talking: Option<u64>,
-    /// What the last request wanted.
-    wanted: Size,
-    /// The last answer gave less than was wanted: when, and what was wanted.
-    pub(super) denied: Option<(Moment, Size)>,
+    /// What the last request wanted, and what was needed on the node then.
+    wanted: (Size, Amount),
+    /// The last answer that gave less than was wanted.
+    pub(super) denied: Option<Denied>,
     /// Another size was written last.
     pub(super) written_at: Option<Moment>,
     approval: Option<(u64, Seal)>,
@@ -55,6 +55,16 @@ pub(crate) struct Agent {
 /// What is wanted fits into the permit: a growth is over, whether it was served or the wish fell.
 fn is_permitted(overview: &Overview) -> bool {
     overview.permit.is_some_and(|permit| overview.desired.fits_in(permit))
+}
+
+/// An answer of the scheduler that gave less than was wanted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Denied {
+    pub(super) at: Moment,
+    pub(super) wanted: Size,
+    pub(super) permit: Size,
+    /// The most that was needed on the node, when it was asked or answered.
+    pub(super) needed: Amount,
 }
 
 impl Agent {
@@ -106,7 +116,7 @@ impl World {
             asking: None,
             patching: None,
             talking: None,
-            wanted: Size::default(),
+            wanted: <(Size, Amount)>::default(),
             denied: None,
             written_at: None,
             approval: None,
@@ -195,7 +205,9 @@ impl World {
         let Some(agent) = &mut self.vms[vm as usize].agent else { return };
         match action {
             Action::AskPermit { generation, want, least, current } => {
-                (agent.asking, agent.wanted) = (Some(generation), want);
+                let needed = self.needed_if_checked(node);
+                let Some(agent) = &mut self.vms[vm as usize].agent else { return };
+                (agent.asking, agent.wanted) = (Some(generation), (want, needed));
                 let permit = agent.scaler.overview(now).and_then(|overview| overview.permit);
                 let grows = permit.is_some_and(|permit| !want.fits_in(permit));
                 let begins = grows && !std::mem::replace(&mut agent.short, grows);
@@ -254,13 +266,17 @@ impl World {
                     self.tell_agent(vm, Event::PermitFailed { generation });
                     return;
                 }
+                let needed = self.needed_if_checked(node);
                 let Some(agent) = self.task(vm, life) else { return };
                 let first = agent.first.take_if(|(asked, _)| *asked == generation);
                 let served = first.is_some_and(|(_, want)| want.fits_in(seal.size));
                 let permit = seal.size;
                 agent.scaler.handle(Event::PermitAnswered { generation, permit, reason }, now);
-                let wanted = agent.wanted;
-                agent.denied = (!wanted.fits_in(permit)).then_some((now, wanted));
+                let (wanted, before) = agent.wanted;
+                if !wanted.fits_in(permit) {
+                    let needed = needed.max(before);
+                    agent.denied = Some(Denied { at: now, wanted, permit, needed });
+                }
                 if agent.scaler.permit_generation() == Some(generation) {
                     agent.approval = Some((generation, seal));
                 }

@@ -7,7 +7,6 @@ use host_scaling::{Limits, Sample};
 use rand::RngExt as _;
 use scheduler_ledger::Amount;
 
-use super::extender::ANSWERED_WITHIN;
 use super::fault::{Extent, Family, Fault, Kind, Whom, plan};
 use super::guest::Manner;
 use super::message::{Happening, Link, Part, Watcher};
@@ -81,7 +80,6 @@ impl World {
 
     /// All must be at rest by then.
     pub fn rest_at(&mut self, at: Moment) {
-        self.queue.push(Moment(at.0.saturating_sub(ANSWERED_WITHIN)), Happening::RestNears);
         self.queue.push(at, Happening::Rest);
     }
 

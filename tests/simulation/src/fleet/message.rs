@@ -354,8 +354,6 @@ pub(crate) enum Happening {
     Fault(usize, bool),
     /// Ordinary pods and VMs come and go.
     Churn,
-    /// It is about to be looked whether all has come to rest.
-    RestNears,
     /// Look whether all has come to rest.
     Rest,
     /// Look at a VM again that was on its way since then.

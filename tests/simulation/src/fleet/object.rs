@@ -220,8 +220,6 @@ pub(crate) struct Node {
     pub(crate) allocatable: Amount,
     /// Pods that are bound to it and not gone.
     pub(crate) pods: Vec<PodId>,
-    /// What was taken and could not be given back, shortly before all must be at rest.
-    pub(crate) needed_before: Amount,
     /// Its machine runs.
     pub(crate) up: bool,
     /// Counts its agent's processes.
@@ -238,7 +236,6 @@ impl Node {
         Self {
             allocatable,
             pods: Vec::new(),
-            needed_before: Amount::ZERO,
             up: true,
             agent_life: 1,
             agent_up: true,

@@ -8,10 +8,10 @@ use guest_units::{Moment, Size};
 use host_scaling::{Decision, Outcome, Rules};
 use scheduler_ledger::Amount;
 
-use super::agent::Agent;
+use super::agent::{Agent, Denied};
 use super::extender::ANSWERED_WITHIN;
 use super::message::Happening;
-use super::object::{Node, VmId, cost, for_workload};
+use super::object::{VmId, cost, for_workload};
 use super::runner::Kind;
 use super::world::{Machine, World};
 
@@ -23,7 +23,7 @@ const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
 /// What is not as it should be.
 struct Unrest {
     text: String,
-    /// It may become so without anything new.
+    /// What is under way already may end it.
     on_its_way: bool,
 }
 
@@ -47,14 +47,6 @@ fn is_open(decision: &Decision, now: Moment) -> bool {
     asks && now.since(decision.at) < ANSWERED_WITHIN
 }
 
-/// It was denied more, and waits: what it decided since, and took back, hides that.
-fn was_denied(agent: &Agent, kind: Kind, plugged: Size, pause: Duration, now: Moment) -> bool {
-    let waits = |(at, wanted): (Moment, Size)| {
-        of(kind, wanted) > of(kind, plugged) && now.since(at) < pause
-    };
-    agent.denied.is_some_and(waits)
-}
-
 /// Load averages follow a load for minutes, and a workload that is killed again and again never rests: by the rules of the
 /// reference a wish may have arisen just now. It is on its way while an answer is open, while what was written a moment ago is
 /// not seen yet, and while a denial of something else is waited out.
@@ -67,10 +59,10 @@ fn is_on_its_way(
 ) -> bool {
     let lately = |at: Moment| now.since(at) < ANSWERED_WITHIN;
     let goes = Some(agent.seen.spec) != agent.seen.plugged && agent.written_at.is_some_and(lately);
-    let arose = |(at, wanted): (Moment, Size)| {
+    let arose = |denied: Denied| {
         of(kind, due) > of(kind, plugged)
-            && of(kind, wanted) <= of(kind, plugged)
-            && now.since(at) < pause
+            && of(kind, denied.wanted) <= of(kind, plugged)
+            && now.since(denied.at) < pause
     };
     agent.is_busy() || goes || agent.denied.is_some_and(arose)
 }
@@ -92,13 +84,6 @@ fn due(machine: &Machine, rules: &Rules, desired: Size, plugged: Size, now: Mome
 }
 
 impl World {
-    /// Whoever was denied asks again before long: until then it lacks what had no room when it asked.
-    pub(crate) fn rest_nears(&mut self) {
-        for node in 0..self.node_count() {
-            self.nodes[node as usize].needed_before = self.needed_on(node);
-        }
-    }
-
     /// Long after the last fault: all is as it should be, or says why not.
     pub(crate) fn judge_rest(&mut self) {
         self.judge_open();
@@ -120,12 +105,8 @@ impl World {
     /// A VM is at rest, or has not been on its way for too long.
     pub(crate) fn judge_rest_of(&mut self, vm: VmId, since: Moment) {
         let Some(Unrest { text, on_its_way }) = self.unrest(vm) else { return };
-        let so_far = self.now.since(since);
-        if on_its_way && so_far < ARRIVES_WITHIN {
+        if on_its_way && self.now.since(since) < ARRIVES_WITHIN {
             self.queue.push(self.now + LOOK_AGAIN, Happening::RestOf(vm, since));
-            if so_far.as_secs() % ANSWERED_WITHIN.as_secs() == ANSWERED_WITHIN.as_secs() - 1 {
-                self.rest_nears();
-            }
         } else {
             self.broken(9, vm, text);
         }
@@ -155,10 +136,7 @@ impl World {
             let last = decisions.iter().rev().find(about).copied();
             !match of(*kind, due).cmp(&of(*kind, plugged)) {
                 Ordering::Equal => true,
-                Ordering::Greater => {
-                    let since = together && was_denied(agent, *kind, plugged, pause, self.now);
-                    self.may_lack(machine, *kind, (due, plugged), last, since)
-                }
+                Ordering::Greater => self.may_lack(vm, agent, *kind, (due, plugged), last),
                 Ordering::Less => may_exceed(machine, *kind, (due, plugged), last),
             }
         };
@@ -177,37 +155,50 @@ impl World {
     }
 
     /// Whether it is on record why the VM has less than is due: the scheduler refused, and the node really has no room for it, or
-    /// had none a moment ago, and is about to be asked again or was just now; or the operator says that it could not be plugged.
-    /// `denied`: the scheduler refused, whatever the last decision says.
+    /// had none when the scheduler was asked, and will be asked again; or the operator says that it could not be plugged.
     fn may_lack(
         &self,
-        machine: &Machine,
+        vm: VmId,
+        agent: &Agent,
         kind: Kind,
         (due, plugged): (Size, Size),
         last: Option<&Decision>,
-        denied: bool,
     ) -> bool {
-        let last = last.filter(|last| of(kind, last.to) > of(kind, plugged));
-        let outcome = last.map(|last| &last.outcome);
-        let short = matches!(outcome, Some(Outcome::Denied { .. } | Outcome::Partial { .. }));
-        let begun = matches!(outcome, Some(Outcome::Granted | Outcome::Written));
+        let machine = &self.vms[vm as usize];
+        let short =
+            last.filter(|last| of(kind, last.to) > of(kind, plugged)).is_some_and(
+                |last| match &last.outcome {
+                    Outcome::Denied { .. } => true,
+                    Outcome::Partial { permit, .. } => of(kind, *permit) < of(kind, last.to),
+                    _ => false,
+                },
+            );
+        // What was decided and taken back since may hide it.
+        let answered = self.settings.policy.retries.permit_denied + ANSWERED_WITHIN;
+        let denied = agent.denied.filter(|denied| {
+            let has = of(kind, denied.permit).max(of(kind, plugged));
+            of(kind, denied.wanted) > has && self.now.since(denied.at) < answered
+        });
         let reason = blames(machine);
         let waits = reason == Some("WaitingForApproval");
         let fails = reason.is_some() && !waits;
         let ordered = of(kind, machine.object.spec) > of(kind, plugged);
         let node = machine.node_now();
-        let Node { allocatable, needed_before, .. } = self.nodes[node as usize];
         let part = |amount: Amount| match kind {
             Kind::Cpu => amount.cpu_millis,
             Kind::Memory => amount.memory_bytes,
         };
         // What is missing does not fit beside what is needed: leases give way.
-        let missing = cost(due).saturating_sub(cost(plugged));
-        let is_full = |needed: Amount| part(needed + missing) > part(allocatable);
-        let refused = denied || short || (waits && ordered);
+        let is_full = |needed: Amount, has: Size| {
+            let missing = cost(due).saturating_sub(cost(has));
+            part(needed + missing) > part(self.nodes[node as usize].allocatable)
+        };
+        // What is approved is among what is needed.
+        let has = plugged.max(self.approved(vm));
+        let refused = short || denied.is_some() || (waits && ordered);
         (fails && ordered)
-            || (refused && is_full(self.needed_on(node)))
-            || ((refused || begun) && is_full(needed_before))
+            || (refused && is_full(self.needed_on(node), has))
+            || denied.is_some_and(|denied| is_full(denied.needed, plugged))
     }
 }
 

@@ -375,6 +375,10 @@ impl World {
         self.nodes[node as usize].pods.iter().map(|pod| self.without_lease(*pod)).sum()
     }
 
+    pub(super) fn needed_if_checked(&self, node: NodeId) -> Amount {
+        if self.checks { self.needed_on(node) } else { Amount::ZERO }
+    }
+
     /// What a pod takes on its node that it cannot give back.
     fn without_lease(&self, pod: PodId) -> Amount {
         let object = &self.pods[pod as usize];

@@ -37,13 +37,14 @@ pub(crate) const TRACE: usize = 20_000;
 const WAKE_BEFORE: Duration = Duration::from_secs(40);
 /// The shortest time between two looks.
 const TICK: Duration = Duration::from_nanos(1);
-/// An agent whose request has failed makes another within this.
-const TRIES_WITHIN: Duration = Duration::from_secs(4);
+/// An agent whose request has failed makes another within this, and no veto binds for longer.
+const TRIES_WITHIN: Duration = Duration::from_secs(5);
 /// Awake for so long at least before it may sleep.
 const AWAKE: Duration = Duration::from_secs(45);
 
-/// Both, where it need not be the same as for one that never sleeps.
-const COARSELY: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(12));
+/// Both, where it need not be the same as for one that never sleeps. Awake for longer than the longest calm spell: asleep, a guest
+/// counts as silent, and nothing shrinks.
+const COARSELY: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(22));
 
 /// How the world is made.
 #[derive(Debug, Clone)]
@@ -325,7 +326,6 @@ impl World {
             Happening::NodeSeen(twin, node) => self.node_seen(twin, node),
             Happening::Fault(index, begins) => self.fault(index, begins),
             Happening::Churn => self.churn(),
-            Happening::RestNears => self.rest_nears(),
             Happening::Rest => self.judge_rest(),
             Happening::RestOf(vm, since) => self.judge_rest_of(vm, since),
             Happening::Restart(part) => self.restart(part),
@@ -413,17 +413,16 @@ impl World {
         let overview = agent.scaler.overview(self.now)?;
         let plugged = runner.size();
         let next = agent.scaler.next(self.now);
+        let (by_loads, soon) = match self.settings.policy.rules {
+            Rules::Headroom(_) => (false, TRIES_WITHIN),
+            // What a guest has asked for holds for longer than that.
+            Rules::Reference(rules) => (true, rules.requested_valid.max(TRIES_WITHIN)),
+        };
         // What has failed is tried again sooner than that, and what is asked may fail.
-        let calm =
-            agent.asking.is_none() && next.wake_at.is_none_or(|at| at > self.now + TRIES_WITHIN);
-        // A veto that binds holds what there is; once it has run out the guest is asked again.
-        let later = self.now + self.settings.policy.retries.veto_valid;
-        let wants = agent.scaler.overview(later)?.desired;
-        let by_loads = matches!(self.settings.policy.rules, Rules::Reference(_));
+        let calm = agent.asking.is_none() && next.wake_at.is_none_or(|at| at > self.now + soon);
         // Until it obeys an approval of this ledger, its agent repeats itself.
         let rests = machine.object.obeyed.is_some_and(|at| at.0 == self.lease.changes)
             && overview.desired == plugged
-            && wants == plugged
             && overview.permit == Some(plugged)
             && machine.object.spec == plugged
             && machine.object.plugged == Some(plugged)
