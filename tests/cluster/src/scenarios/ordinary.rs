@@ -21,14 +21,17 @@ pub(super) fn fill(space: &Space, node: &str, left_milli: u64) -> Result<()> {
     wait(space, node, &name)
 }
 
-/// Makes one for a node that takes so much of its CPU.
+/// Makes one for a node that takes so much of its CPU, tied to it as those of a DaemonSet are.
 pub(super) fn create(space: &Space, node: &str, name: &str, milli: u64) -> Result<()> {
+    let here = json!({"key": "metadata.name", "operator": "In", "values": [node]});
     let pod = json!({
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name},
         "spec": {
-            "nodeSelector": {"kubernetes.io/hostname": node},
+            "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+                "nodeSelectorTerms": [{"matchFields": [here]}]
+            }}},
             "terminationGracePeriodSeconds": 0,
             "automountServiceAccountToken": false,
             "containers": [{
