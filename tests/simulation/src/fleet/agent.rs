@@ -81,8 +81,12 @@ impl World {
             return;
         }
         let ours = object.node == Some(node) && object.plugged.is_some();
-        let known = self.vms[vm as usize].agent.as_ref().is_some_and(|agent| agent.node == node);
+        let serves = self.vms[vm as usize].agent.as_ref();
+        let known = serves.is_some_and(|agent| agent.node == node);
+        // A machine has one agent here: one that follows late does not take the place of whoever serves it by now.
+        let late = serves.is_some_and(|agent| agent.seen.version > object.version);
         match (ours, known) {
+            (true, false) if late => {}
             (true, false) => self.adopt(node, vm, object),
             (false, true) => {
                 let seen = self.vms[vm as usize].agent.as_ref().map_or(0, |it| it.seen.version);
