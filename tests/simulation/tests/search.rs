@@ -125,8 +125,9 @@ fn no_rule_is_broken_with_the_policy_reference() {
     assert_eq!(search(&run).violation.map(|violation| violation.rule), Some(9));
 }
 
-/// Seeds at which a rule was broken. The late view of an agent took a VM from the agent that serves it by now; an agent had given something back, did not hear the answer, and grew by what it had had; an
-/// extender took the lease, and took an approval that its predecessor had replaced for the last one.
+/// Seeds at which a rule was broken. An agent had given something back, did not hear the answer, and grew by what it had had; an
+/// extender took the lease, and took an approval that its predecessor had replaced for the last one; the model let an agent that
+/// follows late take a VM from the agent that serves it by now.
 #[test]
 fn what_was_broken_is_mended() {
     let seeds = [
