@@ -67,7 +67,7 @@ enum Report {
         generation: u64,
         from: Size,
         to: Size,
-        seen: Box<VmView>,
+        seen: Option<Box<VmView>>,
     },
     PatchFailed {
         generation: u64,
@@ -324,7 +324,9 @@ impl Task {
                         format!("{} to {}: {rule}", text(from), text(to))
                     });
                 }
-                self.seen(*seen);
+                if let Some(seen) = seen {
+                    self.seen(*seen);
+                }
             }
             Report::PatchFailed { generation, raced, seen } => {
                 if !raced {

@@ -154,6 +154,7 @@ async fn patch_vm(shared: Arc<Shared>, view: VmView, patch: Patch, report: mpsc:
     let began = Instant::now();
     let answer = vm::patch(&shared.client, &view.key, &operations, limit).await;
     Metrics::observe(&metrics.patch_latency, view.spec, size, began.elapsed());
+    // What is no longer ours changes nothing: the watch ends the task, and until then the view stays.
     let ours = |object| match look(&object, &shared.node, &shared.file) {
         Seen::Ours(seen) if seen.uid == view.uid => Some(seen),
         _ => None,
@@ -171,9 +172,7 @@ async fn patch_vm(shared: Arc<Shared>, view: VmView, patch: Patch, report: mpsc:
                 ms = millis(began),
                 "vm patched"
             );
-            // No longer ours: the watch will end the task; until then the view stays.
-            let seen = ours(object).unwrap_or_else(|| Box::new(view.clone()));
-            Report::Patched { generation, from: view.spec, to: size, seen }
+            Report::Patched { generation, from: view.spec, to: size, seen: ours(object) }
         }
         Err(err) => {
             metrics.patches.get_or_create(&ByResult { result: err.label() }).inc();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use guest_policy::Verdict;
 use guest_units::{Moment, Size};
-use host_scaling::{Action, Event, Overview, Scaler};
+use host_scaling::{Action, Event, Overview, Sample, Scaler};
 use scheduler_ledger::{Amount, Seal};
 
 use super::bug::Bug;
@@ -50,6 +50,8 @@ pub(crate) struct Agent {
     first: Option<(u64, Size)>,
     /// Of a deliberate bug.
     shut_out: bool,
+    /// The most that its guest has said to need, for a deliberate bug.
+    peak: Size,
 }
 
 /// What is wanted fits into the permit: a growth is over, whether it was served or the wish fell.
@@ -74,13 +76,18 @@ impl Agent {
     }
 }
 
+/// A VM that the agent of `node` serves.
+fn is_ours(object: &VmObject, node: NodeId) -> bool {
+    object.node == Some(node) && object.plugged.is_some()
+}
+
 impl World {
     /// An agent sees a VM.
     pub(crate) fn agent_sees(&mut self, node: NodeId, vm: VmId, object: &VmObject) {
         if !self.nodes[node as usize].agent_up {
             return;
         }
-        let ours = object.node == Some(node) && object.plugged.is_some();
+        let ours = is_ours(object, node);
         let serves = self.vms[vm as usize].agent.as_ref();
         let known = serves.is_some_and(|agent| agent.node == node);
         // A machine has one agent here: one that follows late does not take the place of whoever serves it by now.
@@ -131,6 +138,7 @@ impl World {
             short: false,
             first: None,
             shut_out: false,
+            peak: Size::default(),
         }));
         self.rouse(vm);
         self.act(vm);
@@ -138,19 +146,19 @@ impl World {
         self.queue.push(soon, Happening::Connect(vm));
     }
 
-    /// Another state of the object, unless it is older than what is known.
+    /// Another state of the object, unless it is older than what is known, or no longer ours: then the watch ends the task, and
+    /// until then the view stays.
     fn agent_looks(&mut self, vm: VmId, object: &VmObject) {
         let now = self.now;
         let Some(agent) = &mut self.vms[vm as usize].agent else { return };
-        if object.version < agent.seen.version {
-            return;
+        if object.version >= agent.seen.version && is_ours(object, agent.node) {
+            let before = std::mem::replace(&mut agent.seen, *object);
+            if before.bounds != object.bounds {
+                agent.scaler.handle(Event::Limits(object.bounds), now);
+            }
+            agent.scaler.handle(Event::Vm(object.view()), now);
+            self.rouse(vm);
         }
-        let before = std::mem::replace(&mut agent.seen, *object);
-        if before.bounds != object.bounds {
-            agent.scaler.handle(Event::Limits(object.bounds), now);
-        }
-        agent.scaler.handle(Event::Vm(object.view()), now);
-        self.rouse(vm);
         self.act(vm);
     }
 
@@ -350,6 +358,16 @@ impl World {
         agent.filter(|agent| agent.life == life)
     }
 
+    /// The sample, or, with a deliberate bug, the largest demand so far in its place.
+    fn remembered(&mut self, vm: VmId, sample: Sample) -> Sample {
+        let forgets = self.bug != Some(Bug::AgentForgetsNoPeak);
+        let Some(agent) = self.vms[vm as usize].agent.as_mut().filter(|_| !forgets) else {
+            return sample;
+        };
+        agent.peak = agent.peak.max(sample.demand);
+        Sample { demand: agent.peak, ..sample }
+    }
+
     /// Of a guest, over the connection that stands.
     pub(crate) fn agent_hears_guest(&mut self, message: Message) {
         let now = self.now;
@@ -362,6 +380,7 @@ impl World {
                         return;
                     }
                 }
+                let sample = self.remembered(vm, sample);
                 self.tell_agent(vm, Event::Sample(sample));
             }
             Message::Ask { vm, connection, want } if self.connected(vm, connection) => {

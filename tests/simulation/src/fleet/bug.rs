@@ -77,4 +77,6 @@ pub enum Bug {
     FencesOnlyRead,
     /// An agent takes answers of an older epoch than it has had one of.
     AgentTakesOldEpochs,
+    /// The agent never forgets the most that its guest has said to need.
+    AgentForgetsNoPeak,
 }

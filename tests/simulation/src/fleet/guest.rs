@@ -195,7 +195,7 @@ pub(crate) struct Guest {
     /// Counts the looks that are scheduled: those of before are void.
     pub(crate) look: u32,
     pub(crate) steady_since: Moment,
-    last: Option<guest_protocol::Sample>,
+    pub(crate) last: Option<guest_protocol::Sample>,
     pub(crate) asleep: bool,
 }
 

@@ -4,8 +4,8 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use controller_lifecycle::{ConditionKind, Truth};
-use guest_units::{Moment, Size};
-use host_scaling::{Decision, Outcome, Rules};
+use guest_units::{Bytes, MilliCpu, Moment, Size};
+use host_scaling::{Decision, Headroom, Limits, Outcome, Rules};
 use scheduler_ledger::Amount;
 
 use super::agent::{Agent, Denied};
@@ -19,6 +19,8 @@ use super::world::{Machine, World};
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// It arrives within this.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
+/// Of a load that stays as it is, the last step down is over after so long.
+const SETTLES_WITHIN: Duration = Duration::from_secs(300);
 
 /// What is not as it should be.
 struct Unrest {
@@ -71,16 +73,43 @@ fn is_on_its_way(
 /// averages that the policy `reference` goes by take minutes to show all CPU that is needed.
 fn due(machine: &Machine, rules: &Rules, desired: Size, plugged: Size, now: Moment) -> Size {
     let (max, load) = (machine.object.bounds.max, &machine.guest.load);
-    let needs = match rules {
-        Rules::Headroom(_) => load.cpu.min(max.cpu),
-        Rules::Reference(_) => desired.cpu,
+    let (needs, mut due) = match rules {
+        Rules::Headroom(numbers) => {
+            (load.cpu.min(max.cpu), settled(machine, numbers, now).unwrap_or(desired))
+        }
+        Rules::Reference(_) => (desired.cpu, desired),
     };
-    let mut due = desired.max(Size { cpu: needs, ..desired });
+    due.cpu = due.cpu.max(needs);
     if load.memory_at(now) > for_workload(plugged.memory) && plugged.memory < max.memory {
         let more = plugged.memory.saturating_add(machine.object.limits.slot);
         due.memory = due.memory.max(more.min(max.memory));
     }
     due
+}
+
+/// Where all steps down have led by now, whatever the brain wants. A workload that is killed again and again never comes to that.
+fn settled(machine: &Machine, numbers: &Headroom, now: Moment) -> Option<Size> {
+    let guest = &machine.guest;
+    let settles = guest.kills_of_load == 0 && now.since(guest.load.at) >= SETTLES_WITHIN;
+    says(machine, numbers).filter(|_| settles)
+}
+
+/// What the guest says that it needs, with the policy's reserve, within the bounds.
+pub(super) fn says(machine: &Machine, numbers: &Headroom) -> Option<Size> {
+    let Size { cpu, memory } = machine.guest.last?.demand;
+    let part = |whole: u64, percent: u32| whole * u64::from(percent) / 100;
+    let cpu_reserve = part(cpu.0.into(), numbers.cpu_headroom_percent);
+    let cpu_reserve = cpu_reserve.max(numbers.cpu_headroom_min.0.into());
+    let memory_reserve = part(memory.0, numbers.memory_reserve_percent);
+    let memory_reserve = memory_reserve.max(numbers.memory_reserve_min.0);
+    let cpu = (u64::from(cpu.0) + cpu_reserve).next_multiple_of(numbers.cpu_grid.0.into());
+    let slot = machine.object.limits.slot.0;
+    let size = Size {
+        cpu: MilliCpu(u32::try_from(cpu).ok()?),
+        memory: Bytes((memory.0 + memory_reserve).next_multiple_of(slot)),
+    };
+    let Limits { min, max, .. } = machine.object.bounds;
+    Some(size.max(min).min(max))
 }
 
 impl World {

@@ -20,6 +20,7 @@ use super::object::{
 };
 use super::operator::{Life, Operator};
 use super::queue::Queue;
+use super::rest::says;
 use super::rules::{Violation, Watched};
 use super::runner::Runner;
 use crate::held::Kills;
@@ -378,9 +379,11 @@ impl World {
     }
 
     /// Who serves the VM looks at it again, now that it may behave otherwise. What it slept through, the agent's brain is
-    /// asked now.
+    /// asked now; it has not heard the guest for as long as that slept, so that a calm spell begins anew.
     pub(crate) fn rouse(&mut self, vm: VmId) {
-        if std::mem::take(&mut self.vms[vm as usize].guest.asleep) {
+        let guest = &mut self.vms[vm as usize].guest;
+        if std::mem::take(&mut guest.asleep) {
+            guest.changed(self.now);
             self.look_soon(vm);
             self.act(vm);
         }
@@ -413,16 +416,20 @@ impl World {
         let overview = agent.scaler.overview(self.now)?;
         let plugged = runner.size();
         let next = agent.scaler.next(self.now);
-        let (by_loads, soon) = match self.settings.policy.rules {
-            Rules::Headroom(_) => (false, TRIES_WITHIN),
+        let (by_loads, soon, needs) = match self.settings.policy.rules {
+            // A host that has not heard its guest for long enough desires what there is.
+            Rules::Headroom(numbers) => (false, TRIES_WITHIN, says(machine, &numbers)?),
             // What a guest has asked for holds for longer than that.
-            Rules::Reference(rules) => (true, rules.requested_valid.max(TRIES_WITHIN)),
+            Rules::Reference(rules) => {
+                (true, rules.requested_valid.max(TRIES_WITHIN), overview.desired)
+            }
         };
         // What has failed is tried again sooner than that, and what is asked may fail.
         let calm = agent.asking.is_none() && next.wake_at.is_none_or(|at| at > self.now + soon);
         // Until it obeys an approval of this ledger, its agent repeats itself.
         let rests = machine.object.obeyed.is_some_and(|at| at.0 == self.lease.changes)
             && overview.desired == plugged
+            && needs == plugged
             && overview.permit == Some(plugged)
             && machine.object.spec == plugged
             && machine.object.plugged == Some(plugged)
