@@ -10,6 +10,8 @@
 //!     | +---------------------------------------------------------------------------------------+
 //!     +-- none would fit, or no room for `patience`: rests, shortly
 //! ```
+//!
+//! Where all nodes rest and somebody comes, the first to have rested is tried again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -68,13 +70,15 @@ struct Class {
     tried: usize,
     /// Each node that was tried in vain has two others tried.
     wider: usize,
+    /// Somebody has come since nodes were looked for.
+    fresh: bool,
     timer: Option<Moment>,
 }
 
 impl Class {
     fn new(demands: Demands) -> Self {
         let (callers, needs, tries) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { demands, callers, needs, tries, tried: 0, wider: 0, timer: None }
+        Self { demands, callers, needs, tries, tried: 0, wider: 0, fresh: false, timer: None }
     }
 
     /// Says whether it is the first that needs so much.
@@ -140,6 +144,12 @@ impl Try {
 
     fn rest(&mut self, pause: Duration, now: Moment) {
         (self.rests_until, self.waits_since) = (Some(now + pause), None);
+    }
+
+    /// Ends its rest. How wide its class looks is how many nodes rest.
+    fn wake(&mut self, wider: &mut usize) -> bool {
+        *wider -= usize::from(std::mem::take(&mut self.long)).min(*wider);
+        self.rests_until.take().is_some()
     }
 
     fn in_vain(self, patience: Duration, now: Moment) -> Self {
@@ -250,6 +260,7 @@ impl Ledger {
         // Where it looked for nodes in vain already, one that needs as much as another finds none either.
         let sated = class.hungry() == 0;
         if class.add(call.rank, need) || sated {
+            class.fresh = true;
             self.calls.look.insert(id);
         }
         self.touch_tried(id);
@@ -305,28 +316,51 @@ impl Ledger {
         }
     }
 
-    /// Tries further nodes, first those where the leases have to give least.
+    /// Tries further nodes, first those where the leases have to give least. For one that comes when all were tried in vain, the
+    /// first to have rested is tried once more: what kept others away need not keep it, or may have been seen too late.
     fn try_more(&mut self, id: u64) {
         let Some(class) = self.calls.classes.get(&id).filter(|_| self.epoch.is_some()) else {
             return;
         };
-        let hungry = class.hungry();
+        let (hungry, idle) = (class.hungry(), class.fresh && class.tried == 0);
         let Some(need) = class.callers.values().next().filter(|_| hungry > 0) else { return };
-        let named = class.demands.node.as_ref().map(|name| self.nodes.find(name));
-        let all = named.is_none().then(|| self.nodes.iter().map(|(node, ..)| node));
-        let mut nodes: Vec<(Amount, NodeId)> = Vec::new();
-        for node in named.flatten().into_iter().chain(all.into_iter().flatten()) {
-            if self.may_try(id, node, self.free_or_leased(node)) {
-                nodes.push((need.saturating_sub(self.free(node)), node));
-            }
-        }
+        let nodes = self.could_try(id, |at| at.rests_until.is_none());
+        let gives = |node| (need.saturating_sub(self.free(node)), node);
+        let mut nodes: Vec<(Amount, NodeId)> = nodes.map(gives).collect();
         nodes.sort_by_key(|(gives, node)| {
             (gives.memory_bytes, gives.cpu_millis, self.nodes.name(*node))
         });
-        for (_, node) in nodes.into_iter().take(hungry) {
+        let mut nodes: Vec<NodeId> = nodes.into_iter().take(hungry).map(|(_, at)| at).collect();
+        if nodes.is_empty() && idle {
+            nodes.extend(self.first_to_have_rested(id));
+        }
+        if let Some(class) = self.calls.classes.get_mut(&id) {
+            class.fresh &= nodes.is_empty();
+        }
+        for node in nodes {
             self.calls.start(id, node);
             self.touch_node(node);
         }
+    }
+
+    /// Nodes that may be good for a class, and where one of it would fit if leases gave way.
+    fn could_try(&self, id: u64, may: fn(&Try) -> bool) -> impl Iterator<Item = NodeId> {
+        let named = self.calls.classes.get(&id).and_then(|class| class.demands.node.as_ref());
+        let named = named.map(|name| self.nodes.find(name));
+        let all = named.is_none().then(|| self.nodes.iter().map(|(node, ..)| node));
+        let nodes = named.flatten().into_iter().chain(all.into_iter().flatten());
+        nodes.filter(move |node| self.may_try(id, *node, self.free_or_leased(*node), may))
+    }
+
+    /// Of the nodes that were tried in vain the one whose rest ends first: it rests no more.
+    fn first_to_have_rested(&mut self, id: u64) -> Option<NodeId> {
+        let class = self.calls.classes.get(&id)?;
+        let rested = |node| Some((class.tries.get(&node)?.rests_until?, node));
+        let (_, node) = self.could_try(id, |at| at.long).filter_map(rested).min()?;
+        let class = self.calls.classes.get_mut(&id)?;
+        class.tries.get_mut(&node)?.wake(&mut class.wider);
+        self.set_class_timer(id);
+        Some(node)
     }
 
     /// Whether a node may be good for a class, as far as its name, labels and taints tell.
@@ -339,20 +373,20 @@ impl Ledger {
         })
     }
 
-    /// Whether a class could try a node that has so much room.
-    fn may_try(&self, id: u64, node: NodeId, room: Amount) -> bool {
+    /// Whether a class could try a node that has so much room, by what came of it there.
+    fn may_try(&self, id: u64, node: NodeId, room: Amount, may: fn(&Try) -> bool) -> bool {
         let Some(class) = self.calls.classes.get(&id) else { return false };
         class.fits(room)
             && !self.calls.tried.contains(&(node, id))
-            && class.tries.get(&node).is_none_or(|at| at.rests_until.is_none())
+            && class.tries.get(&node).is_none_or(may)
             && self.suits(id, node)
     }
 
     /// A node has so much room now: classes that look for nodes try it.
     pub(crate) fn try_here(&mut self, node: NodeId, room: Amount) {
         let hungry = self.calls.classes.iter().filter(|(_, class)| class.hungry() > 0);
-        let hungry: Vec<u64> =
-            hungry.map(|(id, _)| *id).filter(|id| self.may_try(*id, node, room)).collect();
+        let may = |id: &u64| self.may_try(*id, node, room, |at| at.rests_until.is_none());
+        let hungry: Vec<u64> = hungry.map(|(id, _)| *id).filter(may).collect();
         hungry.into_iter().for_each(|id| self.calls.start(id, node));
     }
 
@@ -421,9 +455,7 @@ impl Ledger {
         let is_due = |at: &Try| at.due(patience).is_some_and(|due| due <= now);
         let mut rests = Vec::new();
         for (node, at) in class.tries.iter_mut().filter(|(_, at)| is_due(at)) {
-            if at.rests_until.take().is_some() {
-                // How wide it looks is how many nodes rest.
-                class.wider -= usize::from(std::mem::take(&mut at.long)).min(class.wider);
+            if at.wake(&mut class.wider) {
                 continue;
             }
             if at.room_since.is_some() {

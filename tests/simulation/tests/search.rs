@@ -127,7 +127,8 @@ fn no_rule_is_broken_with_the_policy_reference() {
 }
 
 /// Seeds at which a rule was broken. An agent had given something back, did not hear the answer, and grew by what it had had; an
-/// extender took the lease, and took an approval that its predecessor had replaced for the last one; the model let an agent that
+/// extender took the lease, and took an approval that its predecessor had replaced for the last one; an extender saw too late that
+/// a pod no longer waited, and learnt that nodes with room were in vain; the model let an agent that
 /// follows late take a VM from the agent that serves it by now, or believe an answer about a VM that it no longer serves.
 #[test]
 fn what_was_broken_is_mended() {
@@ -146,6 +147,7 @@ fn what_was_broken_is_mended() {
         (50_658, vec![1, 2, 3, 5, 6, 7, 8]),
         (57_838, (0..15).filter(|fault| ![3, 6].contains(fault)).collect()),
         (69_874, vec![5, 7, 10]),
+        (85_871, vec![1, 12]),
         (95_196, vec![0, 1, 2, 3, 5, 8]),
         (97_497, vec![0, 1, 2, 3, 4, 5, 6, 7, 9, 11]),
     ];
