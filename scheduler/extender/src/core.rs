@@ -210,7 +210,9 @@ impl Desk {
             }
             Action::Approve { vm, seal } => self.effects.approve(vm, seal, why),
             Action::LookUp { pod } => self.effects.start_look_up(pod),
-            Action::Fence { pod, epoch, number } => self.effects.fence_pod(pod, epoch, number),
+            Action::Fence { pod, epoch, number, urgent } => {
+                self.effects.fence_pod(pod, (epoch, number), urgent);
+            }
             Action::Migrate { vm, pod, to, name, epoch } => {
                 self.effects.migrate(MoveOrder { vm, pod, to, name, epoch }, why);
             }

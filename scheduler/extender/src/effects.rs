@@ -327,14 +327,14 @@ impl Effects {
     }
 
     /// Makes a pod another version: resizes that were sent for earlier ones come to nothing. Tells the ledger how the pod is then;
-    /// without an answer it is told nothing, and orders another.
-    pub(crate) fn fence_pod(&self, pod: ObjectRef, epoch: u64, number: u64) {
-        if !self.fences.put(&pod.uid, (epoch, number)) {
+    /// without an answer it is told nothing, and orders another. One that is urgent takes the place of one that waits.
+    pub(crate) fn fence_pod(&self, pod: ObjectRef, place: (u64, u64), urgent: bool) {
+        if !self.fences.put(&pod.uid, place) && !urgent {
             return;
         }
         let this = self.clone();
         let _task = self.tasks.spawn(async move {
-            let Some((number, answer)) = this.send_fence(&pod).await else { return };
+            let Some((number, answer)) = this.send_fence(&pod, urgent).await else { return };
             let found = match answer {
                 Ok(answer) => convert::pod(&answer).filter(|it| it.uid == pod.uid),
                 Err(err) if err.status() == Some(404) => None,
@@ -353,9 +353,17 @@ impl Effects {
         });
     }
 
-    /// Sends the newest fence that waits for a pod.
-    async fn send_fence(&self, pod: &ObjectRef) -> Option<(u64, Result<Pod, CallError>)> {
-        let _turn = self.lanes.turn(Operation::Fence).await;
+    /// Sends the newest fence that waits for a pod, unless that was sent in another lane.
+    async fn send_fence(
+        &self,
+        pod: &ObjectRef,
+        urgent: bool,
+    ) -> Option<(u64, Result<Pod, CallError>)> {
+        let _turn = if urgent {
+            self.lanes.urgent_turn().await
+        } else {
+            self.lanes.turn(Operation::Fence).await
+        };
         let (epoch, number) = self.fences.take(&pod.uid)?;
         let api: Api<Pod> = Api::namespaced(self.client.clone(), &pod.namespace);
         let patch = fence_patch(&pod.uid, epoch, Timestamp::now());

@@ -10,9 +10,9 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::metrics::Operation;
 
-/// Growth, bindings, and what they need to know.
+/// Growth, bindings, and what they need to know: their fences, too.
 const URGENT: usize = 256;
-/// Fences: a VM's first request is answered after one.
+/// Other fences: a VM's first request is answered after one.
 const FENCES: usize = 64;
 /// All else.
 const ROUTINE: usize = 32;
@@ -47,6 +47,11 @@ impl Lanes {
         };
         // Nobody closes a lane.
         lane.acquire().await.ok()
+    }
+
+    /// The turn of a call that users wait for, whatever it does.
+    pub(crate) async fn urgent_turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.urgent.acquire().await.ok()
     }
 }
 
@@ -96,6 +101,8 @@ mod tests {
         assert!(lanes.turn(Operation::NoteRequested).now_or_never().is_none());
         let fences = all(Operation::Fence, FENCES);
         assert_eq!(fences.len(), FENCES);
+        assert!(lanes.turn(Operation::Fence).now_or_never().is_none());
+        assert!(lanes.urgent_turn().now_or_never().is_some(), "that of a growth");
         assert_eq!(all(Operation::Resize, URGENT).len(), URGENT);
         drop(fences);
         assert!(lanes.turn(Operation::Fence).now_or_never().is_some());

@@ -196,6 +196,8 @@ pub enum Action {
         epoch: u64,
         /// Number of the fence: each must make another version.
         number: u64,
+        /// A VM cannot grow, or run, before it: it does not stand behind those of VMs that only say what they have.
+        urgent: bool,
     },
     /// Ask the API server for a pod. Ends in [`Event::LookedUp`], or is repeated.
     LookUp {

@@ -50,6 +50,9 @@ impl Ledger {
         let vm = slot.vm.filter(|vm| self.primary(*vm).is_none_or(|primary| primary.id == pod));
         // Of a VM without a pod that runs it is wanted, too, what its pods are.
         let wanted = vm.and_then(|vm| Some((self.book(vm)?, self.primary(vm))));
+        let urgent = wanted.is_some_and(|(book, pod)| {
+            pod.is_none() || book.wish.as_ref().is_some_and(|it| grows(it.want, book.permit()))
+        });
         let wanted = wanted.is_some_and(|(book, pod)| book.wish.is_some() || pod.is_none());
         let (epoch, number) = (self.epoch, self.last_rank + 1);
         let Some(slot) = self.pods.get_mut(pod) else { return };
@@ -67,7 +70,8 @@ impl Ledger {
         book.fence = Some(Fence { first, tries, again });
         let (pod_reference, timer) = (book.reference(), book.timer(now));
         self.last_rank = number;
-        self.push(Action::Fence { pod: pod_reference, epoch, number }, Why::Unconfirmed);
+        let pod_fence = Action::Fence { pod: pod_reference, epoch, number, urgent };
+        self.push(pod_fence, Why::Unconfirmed);
         self.set_pod_timer(pod, timer);
     }
 

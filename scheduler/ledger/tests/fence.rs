@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use guest_units::Size;
-use scheduler_ledger::{Answer, Event, PodKind};
+use scheduler_ledger::{Action, Answer, Event, PodKind, Todo};
 use support::leasing::leased;
 use support::{Done, World, cost, node, runner, size, vm};
 
@@ -81,6 +81,20 @@ fn a_fence_is_ordered_again_later_each_time_and_any_of_them_counts() {
     assert_eq!(times, [0, 1500, 4500, 10_500]);
     let done = fenced(&mut world, fences[1].1, size(2000, 3));
     assert!(is_answered(&done), "{done:?}");
+}
+
+#[test]
+fn who_wants_to_grow_does_not_stand_behind_who_says_what_it_has() {
+    for (want, is_urgent) in [(size(2000, 3), true), (size(1000, 2), false), (size(500, 1), false)]
+    {
+        let mut world = taken_over();
+        world.ask("a", 7, want, size(250, 1));
+        let actions = world.ledger.next(world.now);
+        let [Todo { action: Action::Fence { urgent, .. }, .. }] = actions.start[..] else {
+            panic!("{actions:?}")
+        };
+        assert_eq!(urgent, is_urgent, "{want}");
+    }
 }
 
 #[test]

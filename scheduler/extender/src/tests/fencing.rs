@@ -250,9 +250,9 @@ async fn a_fence_writes_a_condition_that_is_another_each_time() {
         uid: "p1".into(),
     };
     let epoch = extender.dump().await.epoch.unwrap();
-    extender.effects.fence_pod(pod.clone(), epoch + 1, 1);
+    extender.effects.fence_pod(pod.clone(), (epoch + 1, 1), false);
     for number in 2..4 {
-        extender.effects.fence_pod(pod.clone(), epoch, number);
+        extender.effects.fence_pod(pod.clone(), (epoch, number), number == 3);
     }
     let fences = || extender.called(&Method::PATCH, "/pods/pg-x/status");
     extender.until("two fences", |_| true, || async { fences().len() >= 2 }).await;

@@ -231,7 +231,7 @@ impl World {
                 }
                 self.call(twin, seal.epoch, Message::Approve { vm, life, seal });
             }
-            Action::Fence { pod, epoch, number: order } => {
+            Action::Fence { pod, epoch, number: order, .. } => {
                 let Some(pod) = number(&pod.uid) else { return };
                 self.call(twin, epoch, Message::Fence { pod, life, number: order });
             }

@@ -19,7 +19,7 @@ use super::world::{Machine, World};
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// It arrives within this.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(30);
-/// Of a load that stays as it is, the last step down is over after so long.
+/// Of a guest in which nothing changes, the last step down is over after so long.
 const SETTLES_WITHIN: Duration = Duration::from_secs(300);
 
 /// What is not as it should be.
@@ -90,7 +90,7 @@ fn due(machine: &Machine, rules: &Rules, desired: Size, plugged: Size, now: Mome
 /// Where all steps down have led by now, whatever the brain wants. A workload that is killed again and again never comes to that.
 fn settled(machine: &Machine, numbers: &Headroom, now: Moment) -> Option<Size> {
     let guest = &machine.guest;
-    let settles = guest.kills_of_load == 0 && now.since(guest.load.at) >= SETTLES_WITHIN;
+    let settles = guest.kills_of_load == 0 && now.since(guest.steady_since) >= SETTLES_WITHIN;
     says(machine, numbers).filter(|_| settles)
 }
 
