@@ -70,7 +70,7 @@ struct Class {
     tried: usize,
     /// Each node that was tried in vain has two others tried.
     wider: usize,
-    /// Somebody has come since nodes were looked for.
+    /// Somebody has come since nodes were looked for, or who alone needed so much has gone, perhaps long before it was heard of.
     fresh: bool,
     timer: Option<Moment>,
 }
@@ -89,15 +89,18 @@ impl Class {
         *alike == 1
     }
 
-    fn remove(&mut self, rank: u64) {
-        let Some(need) = self.callers.remove(&rank) else { return };
+    /// Says whether it was the last that needs so much.
+    fn remove(&mut self, rank: u64) -> bool {
+        let Some(need) = self.callers.remove(&rank) else { return false };
         let key = (need.cpu_millis, need.memory_bytes);
-        if let Some(alike) = self.needs.get_mut(&key) {
-            *alike -= 1;
-            if *alike == 0 {
-                self.needs.remove(&key);
-            }
-        }
+        let Some(alike) = self.needs.get_mut(&key) else { return false };
+        *alike -= 1;
+        *alike == 0 && self.needs.remove(&key).is_some()
+    }
+
+    /// All was tried in vain, by what is known of others: one node is tried again.
+    fn tries_again(&self) -> bool {
+        self.fresh && self.tried == 0
     }
 
     /// How many more nodes it would try.
@@ -284,7 +287,10 @@ impl Ledger {
             self.calls.stop(id, node);
         }
         let Some(class) = self.calls.classes.get_mut(&id) else { return };
-        class.remove(rank);
+        if class.remove(rank) && !class.callers.is_empty() {
+            class.fresh = true;
+            self.calls.look.insert(id);
+        }
         if let Some(node) = at {
             class.tries.remove(&node);
             class.wider = 0;
@@ -322,7 +328,7 @@ impl Ledger {
         let Some(class) = self.calls.classes.get(&id).filter(|_| self.epoch.is_some()) else {
             return;
         };
-        let (hungry, idle) = (class.hungry(), class.fresh && class.tried == 0);
+        let (hungry, again) = (class.hungry(), class.tries_again());
         let Some(need) = class.callers.values().next().filter(|_| hungry > 0) else { return };
         let nodes = self.could_try(id, |at| at.rests_until.is_none());
         let gives = |node| (need.saturating_sub(self.free(node)), node);
@@ -331,7 +337,7 @@ impl Ledger {
             (gives.memory_bytes, gives.cpu_millis, self.nodes.name(*node))
         });
         let mut nodes: Vec<NodeId> = nodes.into_iter().take(hungry).map(|(_, at)| at).collect();
-        if nodes.is_empty() && idle {
+        if nodes.is_empty() && again {
             nodes.extend(self.first_to_have_rested(id));
         }
         if let Some(class) = self.calls.classes.get_mut(&id) {
@@ -357,9 +363,7 @@ impl Ledger {
         let class = self.calls.classes.get(&id)?;
         let rested = |node| Some((class.tries.get(&node)?.rests_until?, node));
         let (_, node) = self.could_try(id, |at| at.long).filter_map(rested).min()?;
-        let class = self.calls.classes.get_mut(&id)?;
-        class.tries.get_mut(&node)?.wake(&mut class.wider);
-        self.set_class_timer(id);
+        self.wake(id, node);
         Some(node)
     }
 
@@ -385,9 +389,29 @@ impl Ledger {
     /// A node has so much room now: classes that look for nodes try it.
     pub(crate) fn try_here(&mut self, node: NodeId, room: Amount) {
         let hungry = self.calls.classes.iter().filter(|(_, class)| class.hungry() > 0);
-        let may = |id: &u64| self.may_try(*id, node, room, |at| at.rests_until.is_none());
-        let hungry: Vec<u64> = hungry.map(|(id, _)| *id).filter(may).collect();
-        hungry.into_iter().for_each(|id| self.calls.start(id, node));
+        let may = |(id, class): &(&u64, &Class)| {
+            let rested: fn(&Try) -> bool = if class.tries_again() {
+                |at| at.rests_until.is_none() || at.long
+            } else {
+                |at| at.rests_until.is_none()
+            };
+            self.may_try(**id, node, room, rested)
+        };
+        let hungry: Vec<u64> = hungry.filter(may).map(|(id, _)| *id).collect();
+        for id in hungry {
+            self.wake(id, node);
+            self.calls.start(id, node);
+        }
+    }
+
+    /// A node rests no more, if it did.
+    fn wake(&mut self, id: u64, node: NodeId) {
+        let Some(class) = self.calls.classes.get_mut(&id) else { return };
+        let Some(at) = class.tries.get_mut(&node) else { return };
+        if at.wake(&mut class.wider) {
+            class.fresh = false;
+            self.set_class_timer(id);
+        }
     }
 
     /// Whoever leads from now on has not seen what room there was.

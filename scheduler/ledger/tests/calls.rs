@@ -172,6 +172,41 @@ fn a_pod_that_names_its_node_has_room_there_at_once_and_nowhere_else() {
 }
 
 #[test]
+fn a_pod_that_could_not_come_at_first_has_a_node_tried_again_when_it_could() {
+    let mut world = leased(node("n1", 8000, 64), &["a", "b", "c"]);
+    world.pod(waits("o", amount(2000, 0)));
+    calm(&mut world);
+    world.pass(Duration::from_secs(31));
+    calm(&mut world);
+    world.tell(Event::PodGone("o".to_owned()));
+    becomes(&mut world, "a", 1, size(5000, 2));
+    world.pod(waits("p", amount(2500, 0)));
+    assert_eq!(calm(&mut world).0, 0, "it would not fit without leases either");
+    becomes(&mut world, "a", 2, size(1000, 2));
+    assert!(amount(2500, 0).fits_in(room(&world)), "{}", room(&world));
+}
+
+#[test]
+fn who_waits_already_has_a_node_tried_again_that_another_did_not_want() {
+    let mut world = leased(node("n1", 8000, 64), &["a", "b", "c"]);
+    becomes(&mut world, "a", 1, size(3000, 2));
+    world.pod(waits("huge", amount(4000, 0)));
+    world.pod(waits("o", amount(1500, 0)));
+    calm(&mut world);
+    for _ in 0..2 {
+        world.pass(Duration::from_secs(31));
+        calm(&mut world);
+    }
+    // It had come to another node long ago: that it did not come here says nothing.
+    let pod = world.pods["o"].clone();
+    world.tell(Event::Node(node("n2", 2000, 64)));
+    world.pod(PodFacts { node: Some("n2".into()), unplaced: None, ..pod });
+    calm(&mut world);
+    becomes(&mut world, "a", 2, size(1000, 2));
+    assert!(amount(4000, 0).fits_in(room(&world)), "{}", room(&world));
+}
+
+#[test]
 fn leases_that_come_later_give_way_at_once() {
     let mut world = leased(node("n1", 8000, 64), &["a", "b", "c"]);
     becomes(&mut world, "a", 1, size(5000, 2));
