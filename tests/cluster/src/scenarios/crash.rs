@@ -25,6 +25,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 
 const UP: Duration = Duration::from_secs(60);
 const DOWN: Duration = Duration::from_secs(180);
+/// Half of the least that is kept in reserve.
+const LEFT_MIB: u64 = 64;
 const CONTROLLER_LEASE: &str =
     "/apis/coordination.k8s.io/v1/namespaces/neonvm-system/leases/a3b22509.neon.tech";
 
@@ -41,8 +43,14 @@ fn crash(cluster: &Cluster) -> Result<()> {
 
     let extender = scheduler::leader(&space.api)?;
     kill_and_await(cluster, &space.api, &extender, "extender", "autoscale-scheduler")?;
-    // More than the VM has left beyond its reserve, yet less than would fill it before it grows.
-    space.start_in_guest("neon-test allocate-loop 180 220")?;
+    // More than the VM has left beyond its reserve, however much Postgres has touched so far, yet less than would fill it before
+    // it grows.
+    let most_mib =
+        (space.guest_value("/proc/meminfo", "MemAvailable")? >> 10).saturating_sub(LEFT_MIB);
+    space.start_in_guest(&format!(
+        "neon-test allocate-loop {} {most_mib}",
+        most_mib.saturating_sub(40)
+    ))?;
     vm.wait_plugged(cluster, "grown memory", UP, |plugged| plugged.memory.0 > 4 * SLOT)
         .context("after the extender's death")?;
 
