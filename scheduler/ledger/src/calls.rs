@@ -11,7 +11,7 @@
 //!     +-- none would fit, or no room for `patience`: rests, shortly
 //! ```
 //!
-//! Where all nodes rest and somebody comes, the first to have rested is tried again.
+//! Where all nodes rest and one comes that needs something else than those who wait, the node whose rest ends first is tried again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
